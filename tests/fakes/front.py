@@ -1,0 +1,339 @@
+"""A whole web front over embedded engines, and a client for it; nothing else runs beside it."""
+
+import shutil
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from aiohttp import ClientResponse, web
+from aiohttp.test_utils import TestClient, TestServer
+
+from limner.actors import registry
+from limner.core.brokers.embedded import EmbeddedBroker
+from limner.core.clock import HeldClock
+from limner.core.errors import Invalid
+from limner.core.health import Check
+from limner.core.ids import new_id
+from limner.core.metrics import Metrics
+from limner.core.objects import ObjectStore
+from limner.core.providers.mapping import ProviderConfig
+from limner.core.settings import HttpSettings, Settings
+from limner.core.signing import Signer
+from limner.core.supervisor import LoopStatus
+from limner.core.unit import UnitOfWork
+from limner.http.limits import Rate, Rates
+from limner.http.ports import Front
+from limner.http.server import Options, build_application
+from limner.storage.cache.memory import MemoryCache
+from limner.storage.objects.local import LocalObjects
+from limner.storage.sql.accounts import (
+    User,
+    create_key,
+    create_sign_in_link,
+    ensure_owner,
+)
+from limner.storage.sql.comments import Comment
+from limner.storage.sql.database import Database
+from limner.storage.sql.outbox import Outbox
+from limner.storage.sql.tasks import Task
+from limner.storage.sql.tunables import SecretStore, TunableStore
+from limner.storage.sql.unit import SqlUnits
+
+SECRET = b"a secret of at least thirty-two bytes"
+PLENTY = Rates(Rate("account", 1000, 100_000), Rate("anonymous", 1000, 100_000))
+PING_S = 0.2
+
+PROVIDER: dict[str, Any] = {
+    "name": "acme",
+    "kind": "both",
+    "base_url": "https://api.acme.test",
+    "submit_path": "/v1/jobs",
+    "status_path": "/v1/jobs/{id}",
+    "headers": {"Authorization": "Bearer secret:acme"},
+    "request": {"input": {"prompt": "$.prompt", "type": "$.kind"}},
+    "job_id": "$.id",
+    "status": "$.status",
+    "status_map": {"queued": "pending", "done": "succeeded", "error": "failed"},
+    "result_url": "$.output.url",
+    "error": "$.message",
+}
+
+
+class FakeIntent:
+    """Finds one wish in any text that says draw."""
+
+    async def test(self, text: str) -> Mapping[str, Any]:
+        is_wish = "draw" in text
+        return {
+            "verdict": "task" if is_wish else "ignored",
+            "reason": None if is_wish else "no keyword",
+            "confidence": 1.0 if is_wish else 0.0,
+            "decided_by": "rules",
+            "keyword": "draw" if is_wish else None,
+            "denied_by": None,
+            "addresses": [],
+            "email": None,
+            "prompt": text,
+            "kind": "image",
+            "language": "en",
+        }
+
+
+class FakeProviders:
+    """Checks mappings as the service does; a trial finds what it was sent."""
+
+    def validate(self, config: Mapping[str, Any]) -> None:
+        ProviderConfig.read(config)
+
+    async def test(self, config: Mapping[str, Any], prompt: str, kind: str) -> Mapping[str, Any]:
+        return {
+            "request": {"url": config["base_url"], "body": {"prompt": prompt, "kind": kind}},
+            "status": 200,
+            "answer": {"id": "1"},
+            "extracted": {"job_id": "1"},
+            "problems": [],
+        }
+
+
+def validate_source(connector: str, options: Mapping[str, Any]) -> None:
+    """Know two connectors; one of them needs a URL."""
+    if connector not in {"demo", "http"}:
+        raise Invalid("the source is not valid", faults=[("/connector", "is not known")])
+    if connector == "http" and "url" not in options:
+        raise Invalid("the source is not valid", faults=[("/options/url", "is missing")])
+
+
+@dataclass
+class Stage:
+    """A front that is served, with its parts in reach and clients for several callers."""
+
+    front: Front
+    clock: HeldClock
+    server: TestServer
+    owner: User
+    stack: AsyncExitStack
+    is_ready: bool = True
+    is_stopping: bool = False
+    checks: list[Check] = field(default_factory=lambda: [Check("database", "pass")])
+    loops: dict[str, LoopStatus] = field(default_factory=dict)
+
+    async def client(self, key: str | None = None, **headers: str) -> TestClient[Any, Any]:
+        """Give a client; with a key if one is given."""
+        if key is not None:
+            headers["Authorization"] = f"Bearer {key}"
+        client: TestClient[Any, Any] = TestClient(self.server, headers=headers)
+        self.stack.push_async_callback(client.close)
+        return client
+
+    async def key(
+        self, *scopes: str, user: User | None = None, expires_s: float | None = None
+    ) -> str:
+        """Make a key."""
+        work = self.front.units.open("test")
+        expires_at = None if expires_s is None else work.now + timedelta(seconds=expires_s)
+        _, secret = create_key(
+            work, user or self.owner, frozenset(scopes or ("admin",)), "test", expires_at
+        )
+        await self.front.units.commit(work)
+        return secret
+
+    async def admin(self) -> TestClient[Any, Any]:
+        """Give a client with a key of the owner's that may do everything."""
+        return await self.client(await self.key("admin"))
+
+    async def signed_in(self) -> TestClient[Any, Any]:
+        """Give a client with the owner's cookie."""
+        client = await self.client()
+        answer = await client.get(f"/sign-in/{await self.link()}", allow_redirects=False)
+        assert answer.status == 303, await answer.text()
+        return client
+
+    def path(self, url: str) -> str:
+        """Give what a client asks for to open an absolute link of ours."""
+        base = self.front.settings.base_url
+        assert url.startswith(base), url
+        return url.removeprefix(base)
+
+    async def link(self) -> str:
+        """Make a sign-in link's token for the owner."""
+        work = self.front.units.open("test")
+        token = create_sign_in_link(work, self.owner)
+        await self.front.units.commit(work)
+        return token
+
+    async def user(self, role: str = "user", state: str = "active") -> User:
+        """Make another account."""
+        ident = new_id("user")
+        user = User(id=ident, user_id=ident, state=state, role=role, email=f"{ident}@x.test")
+        return await self.add(user)
+
+    async def add(self, *rows: Any) -> Any:
+        """Store rows, with their first lines, and give the first."""
+        work = self.front.units.open("test")
+        work.add(*rows)
+        await self.front.units.commit(work)
+        return rows[0]
+
+    def work(self) -> UnitOfWork:
+        """Open a unit."""
+        return self.front.units.open("test")
+
+    async def task(self, state: str = "pending", **fields: Any) -> Task:
+        """Store a comment and its task."""
+        comment = Comment(
+            id=new_id("comment"),
+            state="task",
+            user_id=fields.get("user_id", self.owner.id),
+            source_id="source_1",
+            external_id=new_id("external"),
+            author="Anna",
+            text="draw a red circle, send it to anna@example.com",
+        )
+        task = Task(
+            id=new_id("task"),
+            state=state,
+            **{
+                "user_id": self.owner.id,
+                "comment_id": comment.id,
+                "source_id": comment.source_id,
+                "comment_text": comment.text,
+                "author": comment.author,
+                "email": "anna@example.com",
+                "prompt": "a red circle",
+                **fields,
+            },
+        )
+        comment.task_id = task.id
+        await self.add(comment, task)
+        return task
+
+    async def move(self, task: Task, *states: str, **changes: Any) -> Task:
+        """Move a task on, each step a unit of its own."""
+        for state in states:
+            row = await Task.get(id=task.id)
+            work = self.work()
+            work.move(row, expected=row.state, to=state, **changes)
+            await self.front.units.commit(work)
+        return await Task.get(id=task.id)
+
+
+@asynccontextmanager
+async def staged(
+    database_file: Path,
+    folder: Path,
+    clock: HeldClock,
+    *,
+    rates: Rates = PLENTY,
+    ping_s: float = PING_S,
+    signed: bool = True,
+    **settings: Any,
+) -> AsyncIterator[Stage]:
+    """Serve a front on loopback over a copy of a migrated database.
+
+    ``signed`` False means a store that serves its own links, as S3 does.
+    """
+    async with AsyncExitStack() as stack:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(database_file, folder / "front.db")
+        database = Database(f"sqlite://{folder / 'front.db'}", clock)
+        await database.open()
+        stack.push_async_callback(database.close)
+        broker = EmbeddedBroker(clock)
+        stack.push_async_callback(broker.aclose)
+        await broker.start(registry.ACTORS)
+        metrics = Metrics("test")
+        outbox = Outbox(database, broker, clock, metrics)
+        stack.push_async_callback(outbox.drain)
+        units = SqlUnits(database, broker, clock, outbox.offer)
+        server = TestServer(web.Application(), host="127.0.0.1")
+        http = settings.pop("http", HttpSettings())
+        settings.setdefault("mail_from", "Limner <limner@example.org>")
+        port = await _free_port(server)
+        configured = Settings(
+            home=folder,
+            public_url=settings.pop("public_url", f"http://127.0.0.1:{port}"),
+            http=http,
+            **settings,
+        )
+        signer = Signer([SECRET])
+        objects = LocalObjects(folder / "objects", signer, configured.base_url, clock)
+        front, parts = _front(
+            configured, clock, database, units, outbox, broker, objects, signer, metrics, signed
+        )
+        application = build_application(
+            front,
+            Options(ping_s=ping_s, rates=rates),
+            messages=registry.messages(),
+            version="1.2.3",
+        )
+        server = TestServer(application, host="127.0.0.1", port=port)
+        await server.start_server(shutdown_timeout=1.0)
+        stack.push_async_callback(server.close)
+        owner = await ensure_owner(units)
+        stage = Stage(front, clock, server, owner, await stack.enter_async_context(AsyncExitStack()))
+        parts["stage"] = stage
+        yield stage
+
+
+async def _free_port(server: TestServer) -> int:
+    """Find a port first, because links carry it."""
+    await server.start_server()
+    port = server.port
+    await server.close()
+    assert port
+    return port
+
+
+def _front(
+    settings: Settings,
+    clock: HeldClock,
+    database: Database,
+    units: SqlUnits,
+    outbox: Outbox,
+    broker: EmbeddedBroker,
+    objects: LocalObjects,
+    signer: Signer,
+    metrics: Metrics,
+    signed: bool,
+) -> tuple[Front, dict[str, Stage]]:
+    parts: dict[str, Stage] = {}
+
+    async def checks() -> Sequence[Check]:
+        return parts["stage"].checks
+
+    store: ObjectStore = objects
+    front = Front(
+        settings=settings,
+        clock=clock,
+        database=database,
+        units=units,
+        outbox=outbox,
+        broker=broker,
+        objects=store,
+        signed_objects=objects if signed else None,
+        cache=MemoryCache(clock),
+        signer=signer,
+        tunables=TunableStore(clock),
+        secrets=SecretStore(SECRET[:32]),
+        metrics=metrics,
+        intent=FakeIntent(),
+        providers=FakeProviders(),
+        validate_source=validate_source,
+        ready=lambda: parts["stage"].is_ready,
+        stopping=lambda: parts["stage"].is_stopping,
+        checks=checks,  # type: ignore[arg-type] # a list it is
+        loops=lambda: parts["stage"].loops,
+        actors=tuple(registry.ACTORS),
+    )
+    return front, parts
+
+
+async def problem(answer: ClientResponse) -> dict[str, Any]:
+    """Give the problem details of an answer, which must be some."""
+    assert answer.content_type == "application/problem+json", await answer.text()
+    found: dict[str, Any] = await answer.json(content_type=None)
+    assert found["status"] == answer.status
+    return found
