@@ -1,0 +1,171 @@
+"""What a unit of work collects: plain data, so that units can be written alone or in groups."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tortoise.exceptions import IntegrityError
+from tortoise.models import Model
+
+from limner.core.errors import Conflict, Stale
+from limner.core.ids import new_id
+from limner.core.unit import Step
+from limner.storage.sql.aggregate import Aggregate, column_value
+from limner.storage.sql.database import NOW, Connection, FromNow
+
+DETAIL_LENGTH = 1000
+ROWS_PER_INSERT = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line to be added to an object's timeline."""
+
+    type: str
+    state: str
+    detail: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Insert:
+    """Rows of one table to be inserted with one statement per ``ROWS_PER_INSERT`` rows."""
+
+    rows: Sequence[Model]
+
+    async def apply(self, connection: Connection) -> None:
+        """Insert.
+
+        Raises:
+            Conflict: a unique key is taken.
+        """
+        model = type(self.rows[0])
+        names = list(model._meta.fields_db_projection)
+        if model._meta.pk.generated:
+            names.remove(model._meta.pk_attr)
+        columns = ", ".join(f"{_quoted(name)}" for name in names)
+        marks = "(" + ", ".join("?" * len(names)) + ")"
+        for start in range(0, len(self.rows), ROWS_PER_INSERT):
+            part = self.rows[start : start + ROWS_PER_INSERT]
+            values = [
+                column_value(model, name, getattr(row, name), row) for row in part for name in names
+            ]
+            every = ", ".join([marks] * len(part))
+            try:
+                await connection.execute(
+                    f"INSERT INTO {_quoted(model._meta.db_table)} ({columns}) VALUES {every}",  # noqa: S608
+                    values,
+                )
+            except IntegrityError as error:
+                raise Conflict(f"{model._meta.db_table}: {error}", code="conflict") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """An update of one row that must still be as ``guard`` says; adds ``lines`` to its timeline."""
+
+    row: Aggregate
+    guard: Mapping[str, Any]
+    changes: Mapping[str, Any]
+    lines: Sequence[Line] = ()
+
+    async def apply(self, connection: Connection) -> None:
+        """Update and add the lines, numbered by the raised counter.
+
+        Raises:
+            Stale: the guard does not hold.
+        """
+        model, table = type(self.row), _quoted(self.row._meta.db_table)
+        rise = max(1, len(self.lines))
+        sets, values = [f"version = version + {rise}", "updated_at = ?"], [NOW]
+        for name, value in self.changes.items():
+            sets.append(f"{_quoted(name)} = ?")
+            values.append(_plain(model, name, value))
+        wheres, guards = ["id = ?"], [self.row.id]
+        for name, value in self.guard.items():
+            if isinstance(value, tuple):
+                wheres.append(f"{_quoted(name)} IN ({', '.join('?' * len(value))})")
+                guards += value
+            elif value is None:
+                wheres.append(f"{_quoted(name)} IS NULL")
+            else:
+                wheres.append(f"{_quoted(name)} = ?")
+                guards.append(_plain(model, name, value))
+        changed = await connection.execute(
+            f"UPDATE {table} SET {', '.join(sets)} WHERE {' AND '.join(wheres)}",  # noqa: S608
+            [*values, *guards],
+        )
+        if not changed:
+            raise Stale(f"{model.kind} {self.row.id} is no longer as expected")
+        for place, line in enumerate(self.lines):
+            await _add_line(connection, self.row, line, len(self.lines) - 1 - place)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A step of another aggregate inside the transaction, e.g. the ledger's."""
+
+    step: Step
+
+    async def apply(self, connection: Connection) -> None:
+        """Run it."""
+        await self.step(connection)
+
+
+Change = Insert | Guarded | Run
+
+
+async def _add_line(connection: Connection, row: Aggregate, line: Line, back: int) -> None:
+    """Write one line with number ``version - back``; the row is locked by its update."""
+    from limner.storage.sql.timeline import TimelineLine
+
+    data = column_value(TimelineLine, "data", dict(line.data))
+    await connection.execute(
+        "INSERT INTO timeline (kind, object_id, n, at, type, state, detail, data, user_id) "  # noqa: S608
+        f"SELECT ?, id, version - {back}, ?, ?, ?, ?, ?, user_id "
+        f"FROM {_quoted(row._meta.db_table)} WHERE id = ?",
+        [
+            row.kind,
+            NOW,
+            line.type,
+            line.state,
+            line.detail[:DETAIL_LENGTH],
+            data,
+            row.id,
+        ],
+    )
+
+
+def first_line(row: Aggregate) -> Run:
+    """Give the change that writes line 1 of a fresh object's timeline."""
+
+    async def write(connection: Connection) -> None:
+        await _add_line(connection, row, Line("status", row.state), 0)
+
+    return Run(write)
+
+
+def lines_for(row: Aggregate, to: str, detail: str, data: Mapping[str, Any]) -> list[Line]:
+    """Give the lines that a move to ``to`` adds: status, an error's text, and the end."""
+    lines = [Line("status", to, detail, data)]
+    if row.ended(to):
+        if to == "failed":
+            lines.append(Line("error", to, detail))
+        lines.append(Line("done", to, "", data))
+    return lines
+
+
+def _plain(model: type[Model], name: str, value: Any) -> Any:
+    return value if isinstance(value, FromNow) else column_value(model, name, value)
+
+
+def _quoted(name: str) -> str:
+    """Give a column or table name of ours as an identifier (``count`` and ``at`` are fine bare)."""
+    if not name.replace("_", "").isalnum():
+        raise ValueError(f"no column: {name!r}")
+    return f"`{name}`"
+
+
+def audit_id() -> str:
+    """Give an id for an audit line."""
+    return new_id("audit")

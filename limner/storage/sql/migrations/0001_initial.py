@@ -1,0 +1,732 @@
+import functools
+from json import dumps, loads
+
+from tortoise import fields, migrations
+from tortoise.indexes import Index
+from tortoise.migrations import operations as ops
+
+
+class Migration(migrations.Migration):
+    initial = True
+
+    operations = [
+        ops.CreateModel(
+            name="ApiKey",
+            fields=[
+                (
+                    "id",
+                    fields.CharField(primary_key=True, unique=True, db_index=True, max_length=48),
+                ),
+                ("user_id", fields.CharField(db_index=True, max_length=48)),
+                ("name", fields.CharField(default="", max_length=200)),
+                ("prefix", fields.CharField(max_length=16)),
+                ("sha256", fields.CharField(unique=True, max_length=64)),
+                (
+                    "scopes",
+                    fields.JSONField(
+                        default=list,
+                        encoder=functools.partial(dumps, separators=(",", ":")),
+                        decoder=loads,
+                    ),
+                ),
+                ("created_at", fields.DatetimeField(auto_now=False, auto_now_add=False)),
+                (
+                    "last_used_at",
+                    fields.DatetimeField(null=True, auto_now=False, auto_now_add=False),
+                ),
+                ("expires_at", fields.DatetimeField(null=True, auto_now=False, auto_now_add=False)),
+                ("revoked_at", fields.DatetimeField(null=True, auto_now=False, auto_now_add=False)),
+            ],
+            options={
+                "table": "api_keys",
+                "app": "limner",
+                "pk_attr": "id",
+                "table_description": "A bearer key: only its prefix and SHA-256 are stored (256 random bits need no slow hash).",
+            },
+            bases=["Model"],
+        ),
+        ops.CreateModel(
+            name="AuditLine",
+            fields=[
+                (
+                    "id",
+                    fields.CharField(primary_key=True, unique=True, db_index=True, max_length=48),
+                ),
+                ("at", fields.DatetimeField(db_index=True, auto_now=False, auto_now_add=False)),
+                ("event", fields.CharField(db_index=True, max_length=64)),
+                ("actor", fields.CharField(default="", max_length=48)),
+                ("subject", fields.CharField(default="", db_index=True, max_length=48)),
+                ("request_id", fields.CharField(default="", max_length=64)),
+                ("trace_id", fields.CharField(default="", max_length=32)),
+                (
+                    "data",
+                    fields.JSONField(
+                        default=dict,
+                        encoder=functools.partial(dumps, separators=(",", ":")),
+                        decoder=loads,
+                    ),
+                ),
+                ("seq", fields.BigIntField(null=True, unique=True)),
+                ("hash", fields.CharField(default="", max_length=64)),
+            ],
+            options={
+                "table": "audit",
+                "app": "limner",
+                "pk_attr": "id",
+                "table_description": "Who did what to which object, seq and hash are null until it is sealed.",
+            },
+            bases=["Model"],
+        ),
+        ops.CreateModel(
+            name="Comment",
+            fields=[
+                (
+                    "id",
+                    fields.CharField(primary_key=True, unique=True, db_index=True, max_length=48),
+                ),
+                ("user_id", fields.CharField(null=True, db_index=True, max_length=48)),
+                ("trace_id", fields.CharField(default="", max_length=32)),
+                ("state", fields.CharField(max_length=24)),
+                ("version", fields.IntField(default=1)),
+                ("created_at", fields.DatetimeField(auto_now=False, auto_now_add=False)),
+                ("updated_at", fields.DatetimeField(auto_now=False, auto_now_add=False)),
+                ("source_id", fields.CharField(max_length=48)),
+                ("external_id", fields.CharField(max_length=255)),
+                ("author", fields.CharField(default="", max_length=255)),
+                ("text", fields.CharField(max_length=4000)),
+                ("task_id", fields.CharField(null=True, max_length=48)),
+                ("reason", fields.CharField(default="", max_length=255)),
+            ],
+            options={
+                "table": "comments",
+                "app": "limner",
+                "unique_together": (("source_id", "external_id"),),
+                "indexes": [Index(fields=["created_at"])],
+                "pk_attr": "id",
+                "table_description": "What somebody wrote, and whether a task came of it.",
+            },
+            bases=["Aggregate"],
+        ),
+        ops.CreateModel(
+            name="DeadLetter",
+            fields=[
+                (
+                    "id",
+                    fields.CharField(primary_key=True, unique=True, db_index=True, max_length=48),
+                ),
+                ("consumer", fields.CharField(max_length=24)),
+                ("topic", fields.CharField(max_length=64)),
+                ("message_id", fields.CharField(max_length=255)),
+                ("app_id", fields.CharField(default="", max_length=255)),
+                ("body", fields.BinaryField()),
+                ("attempt", fields.IntField()),
+                ("reason", fields.CharField(max_length=64)),
+                ("detail", fields.CharField(default="", max_length=2000)),
+                ("trace_id", fields.CharField(default="", max_length=32)),
+                ("state", fields.CharField(default="open", db_index=True, max_length=24)),
+                ("created_at", fields.DatetimeField(auto_now=False, auto_now_add=False)),
+                ("settled_at", fields.DatetimeField(null=True, auto_now=False, auto_now_add=False)),
+            ],
+            options={
+                "table": "dead_letters",
+                "app": "limner",
+                "pk_attr": "id",
+                "table_description": "A message that could not be handled, with the reason, an operator retries or discards it.",
+            },
+            bases=["Model"],
+        ),
+        ops.CreateModel(
+            name="Delivery",
+            fields=[
+                (
+                    "id",
+                    fields.CharField(primary_key=True, unique=True, db_index=True, max_length=48),
+                ),
+                ("user_id", fields.CharField(null=True, db_index=True, max_length=48)),
+                ("trace_id", fields.CharField(default="", max_length=32)),
+                ("state", fields.CharField(max_length=24)),
+                ("version", fields.IntField(default=1)),
+                ("created_at", fields.DatetimeField(auto_now=False, auto_now_add=False)),
+                ("updated_at", fields.DatetimeField(auto_now=False, auto_now_add=False)),
+                ("token", fields.IntField(default=0)),
+                (
+                    "lease_until",
+                    fields.DatetimeField(null=True, auto_now=False, auto_now_add=False),
+                ),
+                ("task_id", fields.CharField(null=True, db_index=True, max_length=48)),
+                ("purpose", fields.CharField(default="result", max_length=32)),
+                ("address", fields.CharField(db_index=True, max_length=320)),
+                ("subject", fields.CharField(default="", max_length=500)),
+                ("message_id", fields.CharField(unique=True, max_length=255)),
+                ("attempt", fields.IntField(default=1)),
+                ("template", fields.CharField(default="", max_length=64)),
+                (
+                    "variables",
+                    fields.JSONField(
+                        default=dict,
+                        encoder=functools.partial(dumps, separators=(",", ":")),
+                        decoder=loads,
+                    ),
+                ),
+                ("error", fields.CharField(default="", max_length=1000)),
+                ("sent_at", fields.DatetimeField(null=True, auto_now=False, auto_now_add=False)),
+            ],
+            options={
+                "table": "deliveries",
+                "app": "limner",
+                "indexes": [
+                    Index(fields=["address", "sent_at"]),
+                    Index(fields=["state", "created_at"]),
+                ],
+                "pk_attr": "id",
+                "table_description": "A mail to one address.",
+            },
+            bases=["Leased"],
+        ),
+        ops.CreateModel(
+            name="InboxRow",
+            fields=[
+                (
+                    "id",
+                    fields.CharField(primary_key=True, unique=True, db_index=True, max_length=64),
+                ),
+                ("consumer", fields.CharField(max_length=24)),
+                ("message_id", fields.CharField(default="", max_length=255)),
+                ("at", fields.DatetimeField(db_index=True, auto_now=False, auto_now_add=False)),
+            ],
+            options={
+                "table": "inbox",
+                "app": "limner",
+                "pk_attr": "id",
+                "table_description": "A unit that has committed: the hash of (consumer, app_id, message_id, attempt).",
+            },
+            bases=["Model"],
+        ),
+        ops.CreateModel(
+            name="Job",
+            fields=[
+                (
+                    "id",
+                    fields.CharField(primary_key=True, unique=True, db_index=True, max_length=48),
+                ),
+                ("user_id", fields.CharField(null=True, db_index=True, max_length=48)),
+                ("trace_id", fields.CharField(default="", max_length=32)),
+                ("state", fields.CharField(max_length=24)),
+                ("version", fields.IntField(default=1)),
+                ("created_at", fields.DatetimeField(auto_now=False, auto_now_add=False)),
+                ("updated_at", fields.DatetimeField(auto_now=False, auto_now_add=False)),
+                ("token", fields.IntField(default=0)),
+                (
+                    "lease_until",
+                    fields.DatetimeField(null=True, auto_now=False, auto_now_add=False),
+                ),
+                ("media", fields.CharField(default="image", max_length=16)),
+                ("task_id", fields.CharField(null=True, db_index=True, max_length=48)),
+                ("prompt", fields.CharField(max_length=2000)),
+                ("negative_prompt", fields.CharField(default="", max_length=2000)),
+                ("width", fields.IntField(default=256)),
+                ("height", fields.IntField(default=256)),
+                ("steps", fields.IntField(default=8)),
+                ("guidance", fields.FloatField(default=2.0)),
+                ("seed", fields.BigIntField(default=0)),
+                ("count", fields.IntField(default=1)),
+                ("frames", fields.IntField(default=0)),
+                ("fps", fields.IntField(default=0)),
+                ("model", fields.CharField(default="builtin", max_length=255)),
+                ("model_hash", fields.CharField(default="", max_length=64)),
+                ("priority", fields.IntField(default=0)),
+                ("attempts", fields.IntField(default=0)),
+                ("progress", fields.FloatField(default=0.0)),
+                (
+                    "outputs",
+                    fields.JSONField(
+                        default=list,
+                        encoder=functools.partial(dumps, separators=(",", ":")),
+                        decoder=loads,
+                    ),
+                ),
+                (
+                    "warnings",
+                    fields.JSONField(
+                        default=list,
+                        encoder=functools.partial(dumps, separators=(",", ":")),
+                        decoder=loads,
+                    ),
+                ),
+                ("cost", fields.IntField(default=0)),
+                ("worker_id", fields.CharField(default="", max_length=128)),
+                ("device", fields.CharField(default="", max_length=32)),
+                ("seconds", fields.FloatField(default=0.0)),
+                ("error", fields.CharField(default="", max_length=1000)),
+                ("cancel_requested", fields.BooleanField(default=False)),
+            ],
+            options={
+                "table": "jobs",
+                "app": "limner",
+                "indexes": [Index(fields=["state", "priority", "created_at"])],
+                "pk_attr": "id",
+                "table_description": "What to generate, how, for whom, and what came out.",
+            },
+            bases=["Leased"],
+        ),
+        ops.CreateModel(
+            name="LanguageAnswer",
+            fields=[
+                (
+                    "id",
+                    fields.CharField(primary_key=True, unique=True, db_index=True, max_length=64),
+                ),
+                (
+                    "answer",
+                    fields.JSONField(
+                        encoder=functools.partial(dumps, separators=(",", ":")), decoder=loads
+                    ),
+                ),
+                (
+                    "created_at",
+                    fields.DatetimeField(db_index=True, auto_now=False, auto_now_add=False),
+                ),
+            ],
+            options={
+                "table": "language_answers",
+                "app": "limner",
+                "pk_attr": "id",
+                "table_description": "A stored answer, id is the hash of model, template version and text.",
+            },
+            bases=["Model"],
+        ),
+        ops.CreateModel(
+            name="LanguageUsage",
+            fields=[
+                (
+                    "id",
+                    fields.CharField(primary_key=True, unique=True, db_index=True, max_length=7),
+                ),
+                ("tokens", fields.BigIntField(default=0)),
+                ("calls", fields.IntField(default=0)),
+            ],
+            options={
+                "table": "language_usage",
+                "app": "limner",
+                "pk_attr": "id",
+                "table_description": "Tokens used in one calendar month, UTC, id is YYYY-MM.",
+            },
+            bases=["Model"],
+        ),
+        ops.CreateModel(
+            name="MailboxMail",
+            fields=[
+                (
+                    "id",
+                    fields.CharField(primary_key=True, unique=True, db_index=True, max_length=48),
+                ),
+                ("message_id", fields.CharField(unique=True, max_length=255)),
+                ("sender", fields.CharField(max_length=320)),
+                ("recipient", fields.CharField(db_index=True, max_length=320)),
+                ("subject", fields.CharField(default="", max_length=998)),
+                ("raw_key", fields.CharField(max_length=512)),
+                ("size_bytes", fields.IntField()),
+                (
+                    "created_at",
+                    fields.DatetimeField(db_index=True, auto_now=False, auto_now_add=False),
+                ),
+            ],
+            options={
+                "table": "mailbox",
+                "app": "limner",
+                "pk_attr": "id",
+                "table_description": "A mail as it would have gone out, message_id is unique, so that a repeat is none.",
+            },
+            bases=["Model"],
+        ),
+        ops.CreateModel(
+            name="OutboxRow",
+            fields=[
+                (
+                    "id",
+                    fields.CharField(primary_key=True, unique=True, db_index=True, max_length=48),
+                ),
+                ("message_id", fields.CharField(max_length=255)),
+                ("app_id", fields.CharField(default="", max_length=255)),
+                ("topic", fields.CharField(max_length=64)),
+                ("kind", fields.CharField(default="command", max_length=24)),
+                ("body", fields.BinaryField()),
+                ("trace_id", fields.CharField(default="", max_length=32)),
+                ("attempt", fields.IntField(default=1)),
+                ("due_at", fields.DatetimeField(auto_now=False, auto_now_add=False)),
+                (
+                    "publish_after",
+                    fields.DatetimeField(db_index=True, auto_now=False, auto_now_add=False),
+                ),
+                ("created_at", fields.DatetimeField(auto_now=False, auto_now_add=False)),
+            ],
+            options={
+                "table": "outbox",
+                "app": "limner",
+                "pk_attr": "id",
+                "table_description": "A message that waits to be published or, with an embedded broker, to be handled.",
+            },
+            bases=["Model"],
+        ),
+        ops.CreateModel(
+            name="Provider",
+            fields=[
+                (
+                    "id",
+                    fields.CharField(primary_key=True, unique=True, db_index=True, max_length=48),
+                ),
+                ("user_id", fields.CharField(null=True, db_index=True, max_length=48)),
+                ("trace_id", fields.CharField(default="", max_length=32)),
+                ("state", fields.CharField(max_length=24)),
+                ("version", fields.IntField(default=1)),
+                ("created_at", fields.DatetimeField(auto_now=False, auto_now_add=False)),
+                ("updated_at", fields.DatetimeField(auto_now=False, auto_now_add=False)),
+                ("name", fields.CharField(unique=True, max_length=64)),
+                ("media", fields.CharField(default="both", max_length=16)),
+                (
+                    "config",
+                    fields.JSONField(
+                        default=dict,
+                        encoder=functools.partial(dumps, separators=(",", ":")),
+                        decoder=loads,
+                    ),
+                ),
+            ],
+            options={
+                "table": "providers",
+                "app": "limner",
+                "pk_attr": "id",
+                "table_description": "An HTTP provider, config is the object of the REST interface without name and kind.",
+            },
+            bases=["Aggregate"],
+        ),
+        ops.CreateModel(
+            name="Schedule",
+            fields=[
+                (
+                    "id",
+                    fields.CharField(primary_key=True, unique=True, db_index=True, max_length=48),
+                ),
+                ("name", fields.CharField(unique=True, max_length=200)),
+                ("subject_id", fields.CharField(default="", db_index=True, max_length=48)),
+                ("cron", fields.CharField(default="", max_length=120)),
+                ("interval_s", fields.IntField(default=0)),
+                ("jitter_s", fields.FloatField(default=0.0)),
+                ("topic", fields.CharField(max_length=64)),
+                ("body", fields.BinaryField()),
+                ("enabled", fields.BooleanField(default=True)),
+                (
+                    "fire_at",
+                    fields.DatetimeField(db_index=True, auto_now=False, auto_now_add=False),
+                ),
+                ("created_at", fields.DatetimeField(auto_now=False, auto_now_add=False)),
+            ],
+            options={
+                "table": "schedules",
+                "app": "limner",
+                "pk_attr": "id",
+                "table_description": "When something internal happens: every interval_s seconds with jitter, or by cron.",
+            },
+            bases=["Model"],
+        ),
+        ops.CreateModel(
+            name="ScheduleRun",
+            fields=[
+                (
+                    "id",
+                    fields.CharField(primary_key=True, unique=True, db_index=True, max_length=48),
+                ),
+                ("schedule_id", fields.CharField(max_length=48)),
+                ("fire_at", fields.DatetimeField(auto_now=False, auto_now_add=False)),
+                ("started_at", fields.DatetimeField(auto_now=False, auto_now_add=False)),
+                ("state", fields.CharField(default="fired", max_length=24)),
+            ],
+            options={
+                "table": "schedule_runs",
+                "app": "limner",
+                "unique_together": (("schedule_id", "fire_at"),),
+                "indexes": [Index(fields=["started_at"])],
+                "pk_attr": "id",
+                "table_description": "One fire time of a schedule.",
+            },
+            bases=["Model"],
+        ),
+        ops.CreateModel(
+            name="SignInLink",
+            fields=[
+                (
+                    "id",
+                    fields.CharField(primary_key=True, unique=True, db_index=True, max_length=48),
+                ),
+                ("user_id", fields.CharField(max_length=48)),
+                ("sha256", fields.CharField(unique=True, max_length=64)),
+                ("expires_at", fields.DatetimeField(auto_now=False, auto_now_add=False)),
+                ("used_at", fields.DatetimeField(null=True, auto_now=False, auto_now_add=False)),
+                ("created_at", fields.DatetimeField(auto_now=False, auto_now_add=False)),
+            ],
+            options={
+                "table": "sign_in_links",
+                "app": "limner",
+                "pk_attr": "id",
+                "table_description": "A link that signs its user in once, only the hash of its token is stored.",
+            },
+            bases=["Model"],
+        ),
+        ops.CreateModel(
+            name="Source",
+            fields=[
+                (
+                    "id",
+                    fields.CharField(primary_key=True, unique=True, db_index=True, max_length=48),
+                ),
+                ("user_id", fields.CharField(null=True, db_index=True, max_length=48)),
+                ("trace_id", fields.CharField(default="", max_length=32)),
+                ("state", fields.CharField(max_length=24)),
+                ("version", fields.IntField(default=1)),
+                ("created_at", fields.DatetimeField(auto_now=False, auto_now_add=False)),
+                ("updated_at", fields.DatetimeField(auto_now=False, auto_now_add=False)),
+                ("token", fields.IntField(default=0)),
+                (
+                    "lease_until",
+                    fields.DatetimeField(null=True, auto_now=False, auto_now_add=False),
+                ),
+                ("name", fields.CharField(max_length=200)),
+                ("connector", fields.CharField(max_length=64)),
+                ("external_id", fields.CharField(default="", max_length=255)),
+                ("interval_s", fields.IntField(default=120)),
+                (
+                    "options",
+                    fields.JSONField(
+                        default=dict,
+                        encoder=functools.partial(dumps, separators=(",", ":")),
+                        decoder=loads,
+                    ),
+                ),
+                ("cursor", fields.CharField(default="", max_length=2000)),
+                ("broken", fields.BooleanField(default=False)),
+                ("poll_id", fields.CharField(default="", max_length=48)),
+                (
+                    "last_polled_at",
+                    fields.DatetimeField(null=True, auto_now=False, auto_now_add=False),
+                ),
+                ("last_error", fields.CharField(default="", max_length=1000)),
+            ],
+            options={
+                "table": "sources",
+                "app": "limner",
+                "pk_attr": "id",
+                "table_description": "A feed. cursor is saved in the unit that saves a page's comments.",
+            },
+            bases=["Leased"],
+        ),
+        ops.CreateModel(
+            name="StoredSecret",
+            fields=[
+                (
+                    "name",
+                    fields.CharField(primary_key=True, unique=True, db_index=True, max_length=64),
+                ),
+                ("sealed", fields.BinaryField()),
+                ("updated_at", fields.DatetimeField(auto_now=False, auto_now_add=False)),
+                ("updated_by", fields.CharField(default="", max_length=48)),
+            ],
+            options={
+                "table": "secrets",
+                "app": "limner",
+                "pk_attr": "name",
+                "table_description": "A secret by name, encrypted, it is never read back through the API.",
+            },
+            bases=["Model"],
+        ),
+        ops.CreateModel(
+            name="Suppression",
+            fields=[
+                (
+                    "id",
+                    fields.CharField(primary_key=True, unique=True, db_index=True, max_length=48),
+                ),
+                ("address", fields.CharField(unique=True, max_length=320)),
+                ("reason", fields.CharField(max_length=32)),
+                ("created_at", fields.DatetimeField(auto_now=False, auto_now_add=False)),
+            ],
+            options={
+                "table": "suppressions",
+                "app": "limner",
+                "pk_attr": "id",
+                "table_description": "One address, lower case, reason is unsubscribed, bounced, complained or manual.",
+            },
+            bases=["Model"],
+        ),
+        ops.CreateModel(
+            name="Task",
+            fields=[
+                (
+                    "id",
+                    fields.CharField(primary_key=True, unique=True, db_index=True, max_length=48),
+                ),
+                ("user_id", fields.CharField(null=True, db_index=True, max_length=48)),
+                ("trace_id", fields.CharField(default="", max_length=32)),
+                ("state", fields.CharField(max_length=24)),
+                ("version", fields.IntField(default=1)),
+                ("created_at", fields.DatetimeField(auto_now=False, auto_now_add=False)),
+                ("updated_at", fields.DatetimeField(auto_now=False, auto_now_add=False)),
+                ("token", fields.IntField(default=0)),
+                (
+                    "lease_until",
+                    fields.DatetimeField(null=True, auto_now=False, auto_now_add=False),
+                ),
+                ("comment_id", fields.CharField(unique=True, max_length=48)),
+                ("source_id", fields.CharField(db_index=True, max_length=48)),
+                ("comment_text", fields.CharField(default="", max_length=4000)),
+                ("author", fields.CharField(default="", max_length=255)),
+                ("email", fields.CharField(default="", db_index=True, max_length=320)),
+                ("prompt", fields.CharField(default="", max_length=2000)),
+                ("media", fields.CharField(default="image", max_length=16)),
+                ("language", fields.CharField(default="en", max_length=8)),
+                ("confidence", fields.FloatField(default=0.0)),
+                ("provider", fields.CharField(default="", max_length=64)),
+                ("provider_id", fields.CharField(default="", max_length=48)),
+                ("client_id", fields.CharField(default="", max_length=64)),
+                ("provider_job_id", fields.CharField(default="", max_length=255)),
+                ("result_key", fields.CharField(default="", max_length=512)),
+                ("result_type", fields.CharField(default="", max_length=64)),
+                ("poster_key", fields.CharField(default="", max_length=512)),
+                ("error", fields.CharField(default="", max_length=1000)),
+                ("cost", fields.IntField(default=0)),
+                ("round", fields.IntField(default=1)),
+            ],
+            options={
+                "table": "tasks",
+                "app": "limner",
+                "indexes": [
+                    Index(fields=["state", "created_at"]),
+                    Index(fields=["provider_job_id"]),
+                ],
+                "pk_attr": "id",
+                "table_description": "A wish: what to make, for whom, by which provider, and how far it is.",
+            },
+            bases=["Leased"],
+        ),
+        ops.CreateModel(
+            name="TimelineLine",
+            fields=[
+                (
+                    "id",
+                    fields.BigIntField(
+                        generated=True, primary_key=True, unique=True, db_index=True
+                    ),
+                ),
+                ("kind", fields.CharField(max_length=24)),
+                ("object_id", fields.CharField(max_length=48)),
+                ("n", fields.IntField()),
+                ("at", fields.DatetimeField(auto_now=False, auto_now_add=False)),
+                ("type", fields.CharField(max_length=24)),
+                ("state", fields.CharField(max_length=24)),
+                ("detail", fields.CharField(default="", max_length=1000)),
+                (
+                    "data",
+                    fields.JSONField(
+                        default=dict,
+                        encoder=functools.partial(dumps, separators=(",", ":")),
+                        decoder=loads,
+                    ),
+                ),
+                ("user_id", fields.CharField(null=True, max_length=48)),
+            ],
+            options={
+                "table": "timeline",
+                "app": "limner",
+                "unique_together": (("object_id", "n"),),
+                "indexes": [Index(fields=["user_id", "id"]), Index(fields=["at"])],
+                "pk_attr": "id",
+                "table_description": "Line n of an object, type is status, preview, log, error or done.",
+            },
+            bases=["Model"],
+        ),
+        ops.CreateModel(
+            name="TunableChange",
+            fields=[
+                (
+                    "id",
+                    fields.CharField(primary_key=True, unique=True, db_index=True, max_length=48),
+                ),
+                ("name", fields.CharField(db_index=True, max_length=64)),
+                (
+                    "before",
+                    fields.JSONField(
+                        null=True,
+                        encoder=functools.partial(dumps, separators=(",", ":")),
+                        decoder=loads,
+                    ),
+                ),
+                (
+                    "after",
+                    fields.JSONField(
+                        null=True,
+                        encoder=functools.partial(dumps, separators=(",", ":")),
+                        decoder=loads,
+                    ),
+                ),
+                ("at", fields.DatetimeField(auto_now=False, auto_now_add=False)),
+                ("by", fields.CharField(default="", max_length=48)),
+            ],
+            options={
+                "table": "tunable_changes",
+                "app": "limner",
+                "pk_attr": "id",
+                "table_description": "One change of one tunable, null means the default.",
+            },
+            bases=["Model"],
+        ),
+        ops.CreateModel(
+            name="TunableRow",
+            fields=[
+                (
+                    "name",
+                    fields.CharField(primary_key=True, unique=True, db_index=True, max_length=64),
+                ),
+                (
+                    "value",
+                    fields.JSONField(
+                        encoder=functools.partial(dumps, separators=(",", ":")), decoder=loads
+                    ),
+                ),
+                ("updated_at", fields.DatetimeField(auto_now=False, auto_now_add=False)),
+                ("updated_by", fields.CharField(default="", max_length=48)),
+            ],
+            options={
+                "table": "tunables",
+                "app": "limner",
+                "pk_attr": "name",
+                "table_description": "The value of one tunable, JSON, no row means the default.",
+            },
+            bases=["Model"],
+        ),
+        ops.CreateModel(
+            name="User",
+            fields=[
+                (
+                    "id",
+                    fields.CharField(primary_key=True, unique=True, db_index=True, max_length=48),
+                ),
+                ("user_id", fields.CharField(null=True, db_index=True, max_length=48)),
+                ("trace_id", fields.CharField(default="", max_length=32)),
+                ("state", fields.CharField(max_length=24)),
+                ("version", fields.IntField(default=1)),
+                ("created_at", fields.DatetimeField(auto_now=False, auto_now_add=False)),
+                ("updated_at", fields.DatetimeField(auto_now=False, auto_now_add=False)),
+                ("email", fields.CharField(null=True, unique=True, max_length=320)),
+                ("name", fields.CharField(default="", max_length=200)),
+                ("role", fields.CharField(default="user", max_length=16)),
+                ("plan", fields.CharField(default="free", max_length=16)),
+                ("is_owner", fields.BooleanField(default=False)),
+            ],
+            options={
+                "table": "users",
+                "app": "limner",
+                "pk_attr": "id",
+                "table_description": "An account, the owner is the first, made by the first migration, without a password.",
+            },
+            bases=["Aggregate"],
+        ),
+    ]

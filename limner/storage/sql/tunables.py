@@ -1,0 +1,217 @@
+"""Settings that change while the service runs, their history, and stored secrets."""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from pydantic import ValidationError
+from tortoise import fields
+from tortoise.models import Model
+
+from limner.core.clock import Clock
+from limner.core.errors import Invalid, NotConfigured
+from limner.core.ids import new_id
+from limner.core.tunables import Tunables
+from limner.core.unit import Step, UnitOfWork
+from limner.storage.sql.aggregate import ID_LENGTH
+from limner.storage.sql.changes import Insert
+from limner.storage.sql.database import Connection
+
+FRESH_S = 1.0
+NONCE_BYTES = 12
+SECRET_NAME = re.compile(r"^[A-Za-z0-9_.-]{1,64}$")
+REFERENCE = re.compile(r"secret:([A-Za-z0-9_.-]{1,64})")
+
+
+class TunableRow(Model):
+    """The value of one tunable, JSON, no row means the default."""
+
+    name = fields.CharField(64, primary_key=True)
+    value: object = fields.JSONField()
+    updated_at = fields.DatetimeField()
+    updated_by = fields.CharField(ID_LENGTH, default="")
+
+    class Meta:
+        table = "tunables"
+
+
+class TunableChange(Model):
+    """One change of one tunable, null means the default."""
+
+    id = fields.CharField(ID_LENGTH, primary_key=True)
+    name = fields.CharField(64, db_index=True)
+    before: object = fields.JSONField(null=True)
+    after: object = fields.JSONField(null=True)
+    at = fields.DatetimeField()
+    by = fields.CharField(ID_LENGTH, default="")
+
+    class Meta:
+        table = "tunable_changes"
+
+
+class StoredSecret(Model):
+    """A secret by name, encrypted, it is never read back through the API."""
+
+    name = fields.CharField(64, primary_key=True)
+    sealed = fields.BinaryField()
+    updated_at = fields.DatetimeField()
+    updated_by = fields.CharField(ID_LENGTH, default="")
+
+    class Meta:
+        table = "secrets"
+
+
+class TunableStore:
+    """Reads tunables, from memory for ``FRESH_S`` seconds, and writes them with their history."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._current: Tunables | None = None
+        self._read_at = 0.0
+
+    async def current(self) -> Tunables:
+        """Give all values, at most ``FRESH_S`` seconds old."""
+        now = self._clock.monotonic()
+        if self._current is None or now - self._read_at > FRESH_S:
+            rows = await TunableRow.all()
+            self._current = Tunables.model_validate(_known(rows))
+            self._read_at = now
+        return self._current
+
+    def forget(self) -> None:
+        """Read anew at the next question."""
+        self._current = None
+
+    async def describe(self) -> dict[str, dict[str, Any]]:
+        """Give per name ``{value, default, source, updated_at, updated_by, description}``."""
+        rows = {row.name: row for row in await TunableRow.all()}
+        values = Tunables.model_validate(_known(list(rows.values())))
+        defaults = Tunables().model_dump(mode="json")
+        described = {}
+        for name, value in values.model_dump(mode="json").items():
+            row = rows.get(name)
+            described[name] = {
+                "value": value,
+                "default": defaults[name],
+                "source": "database" if row else "default",
+                "updated_at": row.updated_at if row else None,
+                "updated_by": row.updated_by if row else None,
+                "description": Tunables.model_fields[name].description,
+            }
+        return described
+
+    async def put(self, work: UnitOfWork, changes: Mapping[str, Any], by: str) -> Tunables:
+        """Change the named values in ``work``; None sets the default again.
+
+        Raises:
+            Invalid: an unknown name or a value out of bounds; ``faults`` lists all.
+        """
+        rows = {row.name: row for row in await TunableRow.all()}
+        stored = _known(list(rows.values()))
+        wanted = {**stored, **changes}
+        try:
+            values = Tunables.model_validate(
+                {name: value for name, value in wanted.items() if value is not None}
+            )
+        except ValidationError as error:
+            raise Invalid(
+                "the settings are not valid",
+                faults=[
+                    ("/" + "/".join(str(part) for part in fault["loc"]), fault["msg"])
+                    for fault in error.errors(include_url=False, include_input=False)
+                ],
+            ) from None
+        plain = values.model_dump(mode="json")
+        for name, value in changes.items():
+            after = None if value is None else plain[name]
+            before = stored.get(name)
+            if after == before:
+                continue
+            work.step(_replace(name, after, work.now, by))
+            change = TunableChange(id=new_id("change"), name=name, at=work.now, by=by)
+            change.before, change.after = _json(before), _json(after)
+            work.add(change)
+        return values
+
+
+def _known(rows: list[TunableRow]) -> dict[str, Any]:
+    """Give the stored values whose names this version knows; a newer one may have stored more."""
+    return {row.name: row.value for row in rows if row.name in Tunables.model_fields}
+
+
+def _json(value: Any) -> str | None:
+    """Give the form that is stored: Tortoise takes every text for JSON that is written already."""
+    return None if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _replace(name: str, value: Any, now: datetime, by: str) -> Step:
+    async def write(connection: Connection) -> None:
+        await connection.execute("DELETE FROM tunables WHERE name = ?", [name])
+        if value is not None:
+            row = TunableRow(name=name, updated_at=now, updated_by=by)
+            row.value = _json(value)
+            await Insert([row]).apply(connection)
+
+    return write
+
+
+class SecretStore:
+    """Secrets by name, sealed with AES-256-GCM under a key derived from the secret key.
+
+    The name is bound as associated data, so that two sealed values cannot be exchanged
+    (NIST SP 800-38D; the nonce is 96 random bits).
+    """
+
+    def __init__(self, key: bytes) -> None:
+        self._cipher = AESGCM(key)
+
+    async def put(self, work: UnitOfWork, name: str, value: str, by: str) -> None:
+        """Store a secret in ``work``."""
+        nonce = os.urandom(NONCE_BYTES)
+        sealed = nonce + self._cipher.encrypt(nonce, value.encode(), name.encode())
+        row = StoredSecret(name=name, sealed=sealed, updated_at=work.now, updated_by=by)
+
+        async def write(connection: Connection) -> None:
+            await connection.execute("DELETE FROM secrets WHERE name = ?", [name])
+            await Insert([row]).apply(connection)
+
+        work.step(write)
+
+    async def get(self, name: str) -> str:
+        """Give a secret's value.
+
+        Raises:
+            NotConfigured: there is none, or it was sealed under another secret key.
+        """
+        row = await StoredSecret.get_or_none(name=name)
+        if row is None:
+            raise NotConfigured(f"there is no secret {name}: PUT /api/settings/secrets/{name}")
+        sealed = bytes(row.sealed)
+        try:
+            plain = self._cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], name.encode())
+        except InvalidTag:
+            raise NotConfigured(
+                f"the secret {name} was stored under another secret key; store it again"
+            ) from None
+        return plain.decode()
+
+    async def names(self) -> list[dict[str, Any]]:
+        """Give ``{name, updated_at}`` of all secrets, by name."""
+        rows = await StoredSecret.all().order_by("name")
+        return [{"name": row.name, "updated_at": row.updated_at} for row in rows]
+
+    async def fill(self, text: str) -> str:
+        """Replace each ``secret:NAME`` in ``text`` by its value.
+
+        Raises:
+            NotConfigured: a secret is missing.
+        """
+        parts = REFERENCE.split(text)
+        for place in range(1, len(parts), 2):
+            parts[place] = await self.get(parts[place])
+        return "".join(parts)

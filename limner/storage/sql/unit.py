@@ -1,0 +1,496 @@
+"""The unit of work over SQL; its port is ``limner.core.unit``."""
+
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime
+from typing import Any
+
+import structlog
+from tortoise.exceptions import IntegrityError, OperationalError
+from tortoise.models import Model
+
+from limner.core.broker import Broker
+from limner.core.clock import Clock
+from limner.core.errors import Conflict, Stale, Transient
+from limner.core.failpoints import declare, reach, step
+from limner.core.ids import derived_id, new_id, uuid7
+from limner.core.message import OWN_APP_ID, Envelope, Event, Message, new_trace_id, seal
+from limner.core.unit import Again, Commit, Dead, Step, UnitOfWork
+from limner.storage.sql.aggregate import Aggregate, Leased
+from limner.storage.sql.audit import AuditLine
+from limner.storage.sql.changes import (
+    Change,
+    Guarded,
+    Insert,
+    Line,
+    Run,
+    first_line,
+    lines_for,
+)
+from limner.storage.sql.database import NOW, Connection, Database, FromNow
+from limner.storage.sql.messaging import DeadLetter, InboxRow
+
+DB_COMMIT = declare("db.commit")
+DB_BEGIN = declare("db.begin_effect")
+PUBLISH_GRACE_S = 5.0
+REPEATS = 4
+REPEATABLE = ("1213", "1205", "2013", "2006", "Deadlock")
+DETAIL_LENGTH = 2000
+
+Offer = Callable[[list[Envelope]], Awaitable[None]]
+
+
+class SqlUnit:
+    """Collects changes in order; ``SqlUnits`` commits them."""
+
+    def __init__(
+        self,
+        units: "SqlUnits",
+        consumer: str,
+        envelope: Envelope | None,
+        now: datetime,
+    ) -> None:
+        self._units = units
+        self.consumer = consumer
+        self._envelope = envelope
+        self._now = now
+        self._trace_id = envelope.trace_id if envelope else ""
+        self.key = _inbox_key(consumer, envelope) if envelope else uuid7().hex
+        self.changes: list[Change] = []
+        self.commands: list[tuple[Envelope, float]] = []
+        self.events: list[tuple[Aggregate | None, Event]] = []
+        self.fate: Again | Dead | None = None
+        self.early: tuple[AbstractAsyncContextManager[Connection], Connection] | None = None
+        self.moved_on = False
+        self.actor_id = ""
+
+    @property
+    def now(self) -> datetime:
+        return self._now
+
+    @property
+    def trace_id(self) -> str:
+        self._trace_id = self._trace_id or new_trace_id()
+        return self._trace_id
+
+    @property
+    def envelope(self) -> Envelope | None:
+        return self._envelope
+
+    def follow(self, trace_id: str) -> None:
+        if trace_id:
+            self._trace_id = trace_id
+            structlog.contextvars.bind_contextvars(trace_id=trace_id)
+
+    def add(self, *rows: Any) -> None:
+        groups: list[list[Model]] = []
+        for row in rows:
+            self._stamp(row)
+            if groups and type(groups[-1][0]) is type(row):
+                groups[-1].append(row)
+            else:
+                groups.append([row])
+        self.changes += [Insert(group) for group in groups]
+        for row in rows:
+            if isinstance(row, Aggregate) and row.has_timeline:
+                self.changes.append(first_line(row))
+                self._announce_state(row, row.state, {})
+
+    def _stamp(self, row: Any) -> None:
+        if isinstance(row, Aggregate):
+            row.version = 1
+            row.trace_id = row.trace_id or self.trace_id
+            row.created_at = getattr(row, "created_at", None) or self._now
+            row.updated_at = row.created_at
+
+    def move(
+        self,
+        row: Any,
+        *,
+        expected: str | tuple[str, ...],
+        to: str,
+        token: int | None = None,
+        detail: str = "",
+        data: Mapping[str, Any] | None = None,
+        **changes: Any,
+    ) -> None:
+        states = (expected,) if isinstance(expected, str) else expected
+        _check_edges(row, states, to)
+        guard: dict[str, Any] = {"state": states}
+        if token is not None:
+            guard["token"] = token
+        lines = lines_for(row, to, detail, data or {}) if row.has_timeline else []
+        if isinstance(row, Leased):
+            changes.setdefault("lease_until", None)
+        self.changes.append(Guarded(row, guard, {"state": to, **changes}, lines))
+        self._announce_state(row, to, data or {})
+
+    def change(self, row: Any, *, guard: Mapping[str, Any] | None = None, **changes: Any) -> None:
+        self.changes.append(Guarded(row, dict(guard or {}), changes))
+
+    def note(self, row: Any, kind: str, data: Mapping[str, Any]) -> None:
+        state = row.state
+        self.changes.append(Guarded(row, {}, {}, [Line(kind, state, "", data)]))
+        self._event(row, f"{row.kind}.{kind}", {**data, "state": state})
+
+    def send(self, message: Message, *, after_s: float = 0.0) -> None:
+        sealed = seal(message, trace_id=self.trace_id, now=self._now)
+        self.commands.append((sealed, after_s))
+
+    def send_stored(self, topic: str, body: bytes) -> None:
+        ident = uuid7().hex
+        stored = Envelope(
+            message_id=ident,
+            topic=topic,
+            body=body,
+            trace_id=self.trace_id,
+            outbox_id=ident,
+            sent_at=self._now,
+        )
+        self.commands.append((stored, 0.0))
+
+    def announce(self, event: Event) -> None:
+        self.events.append((None, event))
+
+    def audit(
+        self, event: str, *, subject: str = "", data: Mapping[str, Any] | None = None
+    ) -> None:
+        bound = structlog.contextvars.get_contextvars()
+        line = AuditLine(
+            id=new_id("audit"),
+            at=self._now,
+            event=event,
+            actor=self.actor_id or self.consumer,
+            subject=subject,
+            request_id=str(bound.get("request_id", ""))[:64],
+            trace_id=self.trace_id,
+            data=dict(data or {}),
+        )
+        self.changes.append(Insert([line]))
+
+    def step(self, step: Step) -> None:
+        self.changes.append(Run(step))
+
+    def retry(self, reason: str, *, after_s: float) -> None:
+        self.fate = Again(after_s, reason)
+
+    def bury(self, reason: str, detail: str) -> None:
+        self.fate = Dead(reason, detail)
+
+    async def begin(
+        self,
+        row: Any,
+        *,
+        expected: str | tuple[str, ...],
+        to: str,
+        lease_s: float,
+        detail: str = "",
+        **changes: Any,
+    ) -> int:
+        states = (expected,) if isinstance(expected, str) else expected
+        _check_edges(row, states, to)
+        return await self._units.begin(self, row, states, to, lease_s, detail, changes)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        if self.early is None:
+            await self._units.open_early(self)
+        if self.early is None:
+            raise Stale("this message was handled before")
+        yield self.early[1]
+
+    def _announce_state(self, row: Aggregate, state: str, data: Mapping[str, Any]) -> None:
+        self._event(row, f"{row.kind}.{state}", {**data, "state": state})
+
+    def _event(self, row: Aggregate, name: str, data: Mapping[str, Any]) -> None:
+        if not row.has_timeline:
+            return
+        event = Event(
+            id=uuid7().hex,
+            type=name,
+            at=self._now,
+            user_id=row.user_id,
+            subject={"kind": row.kind, "id": row.id},
+            data=dict(data),
+        )
+        self.events.append((row, event))
+
+
+class SqlUnits:
+    """Commits units one by one; a unit that lost a deadlock or its connection is repeated whole."""
+
+    def __init__(self, database: Database, broker: Broker, clock: Clock, offer: Offer) -> None:
+        self._database = database
+        self._durable_broker = broker.durable
+        self._clock = clock
+        self._offer = offer
+
+    def open(self, consumer: str, envelope: Envelope | None = None) -> SqlUnit:
+        return SqlUnit(self, consumer, envelope, self._clock.now())
+
+    async def commit(self, work: UnitOfWork) -> Commit:
+        unit = _ours(work)
+        repeats = 0 if unit.early is not None else REPEATS
+        while True:
+            try:
+                outcome = await self._write(unit)
+            except Stale:
+                await self.discard(unit)
+                return await self._keep_dedup_only(unit)
+            except IntegrityError as error:
+                await self.discard(unit)
+                raise Conflict(str(error)) from error
+            except OperationalError as error:
+                await self.discard(unit)
+                if not any(code in str(error) for code in REPEATABLE):
+                    raise
+                if not repeats:
+                    raise Transient(f"database: {error}") from error
+                repeats -= 1
+            except BaseException:
+                await self.discard(unit)
+                raise
+            else:
+                if outcome is Commit.DONE:
+                    await self._offer(self._outgoing(unit))
+                return outcome
+
+    async def discard(self, work: UnitOfWork) -> None:
+        unit = _ours(work)
+        early, unit.early = unit.early, None
+        if early is not None:
+            error = Stale("discarded")
+            await early[0].__aexit__(Stale, error, None)
+
+    async def open_early(self, unit: SqlUnit) -> None:
+        """Open the unit's transaction; the dedup row goes in first."""
+        context = self._database.transaction()
+        connection = await context.__aenter__()
+        unit.early = (context, connection)
+        try:
+            taken = await self._take_key(connection, unit)
+        except BaseException:
+            await self.discard(unit)
+            raise
+        if not taken:
+            await self.discard(unit)
+
+    async def begin(
+        self,
+        unit: SqlUnit,
+        row: Leased,
+        states: tuple[str, ...],
+        to: str,
+        lease_s: float,
+        detail: str,
+        changes: Mapping[str, Any],
+    ) -> int:
+        """Write the beginning of an outside effect; see the port."""
+        lines = [Line("status", to, detail)] if row.has_timeline and to not in states else []
+
+        async def write(connection: Connection) -> int:
+            free = await connection.query(
+                f"SELECT token FROM {row._meta.db_table} WHERE id = ? "  # noqa: S608
+                "AND (lease_until IS NULL OR lease_until <= ?)",
+                [row.id, NOW],
+            )
+            if not free:
+                raise Stale(f"{row.kind} {row.id} is being worked on")
+            token = int(free[0]["token"]) + 1
+            held = {"state": to, "token": token, "lease_until": FromNow(lease_s), **changes}
+            guard = {"state": states, "token": token - 1}
+            await Guarded(row, guard, held, lines).apply(connection)
+            return token
+
+        async with step(DB_BEGIN):
+            token = await self._database.run(write)
+        if lines:
+            unit.events.append((row, self._state_event(unit, row, to)))
+        row.token = token
+        return token
+
+    def _state_event(self, unit: SqlUnit, row: Aggregate, state: str) -> Event:
+        return Event(
+            id=uuid7().hex,
+            type=f"{row.kind}.{state}",
+            at=unit.now,
+            user_id=row.user_id,
+            subject={"kind": row.kind, "id": row.id},
+            data={"state": state},
+        )
+
+    async def _write(self, unit: SqlUnit) -> Commit:
+        if unit.early is None:
+            await reach(f"{DB_COMMIT}.before")
+            outcome = await self._database.run(lambda connection: self._whole(connection, unit))
+        else:
+            context, connection = unit.early
+            await self._apply(connection, unit)
+            await reach(f"{DB_COMMIT}.before")
+            unit.early = None
+            await context.__aexit__(None, None, None)
+            outcome = Commit.DONE
+        await reach(f"{DB_COMMIT}.after")
+        return outcome
+
+    async def _whole(self, connection: Connection, unit: SqlUnit) -> Commit:
+        if not await self._take_key(connection, unit):
+            return Commit.REPEATED
+        await self._apply(connection, unit)
+        return Commit.DONE
+
+    async def _apply(self, connection: Connection, unit: SqlUnit) -> None:
+        for change in unit.changes:
+            await change.apply(connection)
+        for envelope, after_s in unit.commands:
+            await self._insert_outbox(connection, envelope, after_s)
+        if self._durable_broker:
+            for envelope in self._event_envelopes(unit):
+                await self._insert_outbox(connection, envelope, 0)
+        if unit.fate is not None and unit.envelope is not None:
+            await self._write_fate(connection, unit, unit.envelope, unit.fate)
+
+    async def _take_key(self, connection: Connection, unit: SqlUnit) -> bool:
+        """Write the unit's own id, or take its message from the outbox; False if done before."""
+        envelope = unit.envelope
+        if envelope is not None and envelope.outbox_id and not self._durable_broker:
+            taken = await self._take_outbox_row(connection, unit, envelope)
+            if not taken or envelope.app_id == OWN_APP_ID:
+                return taken
+        row = InboxRow(
+            id=unit.key,
+            consumer=unit.consumer[:24],
+            message_id=(envelope.message_id if envelope else "")[:255],
+            at=unit.now,
+        )
+        values = [row.id, row.consumer, row.message_id, NOW]
+        try:
+            await connection.execute(
+                "INSERT INTO inbox (id, consumer, message_id, at) VALUES (?, ?, ?, ?)", values
+            )
+        except IntegrityError:
+            return False
+        return True
+
+    async def _take_outbox_row(
+        self, connection: Connection, unit: SqlUnit, envelope: Envelope
+    ) -> bool:
+        """Delete the consumed row, or move it on in place if the message shall come again."""
+        if isinstance(unit.fate, Again):
+            unit.moved_on = True
+            return bool(
+                await connection.execute(
+                    "UPDATE outbox SET attempt = attempt + 1, due_at = ?, publish_after = ? "
+                    "WHERE id = ? AND attempt = ?",
+                    [
+                        FromNow(unit.fate.after_s),
+                        FromNow(unit.fate.after_s + self._grace_s(unit.fate.after_s)),
+                        envelope.outbox_id,
+                        envelope.attempt,
+                    ],
+                )
+            )
+        return bool(
+            await connection.execute(
+                "DELETE FROM outbox WHERE id = ? AND attempt = ?",
+                [envelope.outbox_id, envelope.attempt],
+            )
+        )
+
+    async def _write_fate(
+        self, connection: Connection, unit: SqlUnit, envelope: Envelope, fate: Again | Dead
+    ) -> None:
+        if isinstance(fate, Dead):
+            await Insert([_dead_letter(unit, envelope, fate)]).apply(connection)
+        elif not unit.moved_on:
+            again = envelope.next_attempt()
+            await self._insert_outbox(connection, again, fate.after_s, row_id=uuid7().hex)
+
+    async def _insert_outbox(
+        self, connection: Connection, envelope: Envelope, after_s: float, row_id: str = ""
+    ) -> None:
+        await connection.execute(
+            "INSERT INTO outbox (id, message_id, app_id, topic, kind, body, trace_id, attempt, "
+            "due_at, publish_after, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                row_id or envelope.outbox_id,
+                envelope.message_id,
+                envelope.app_id,
+                envelope.topic,
+                envelope.kind,
+                envelope.body,
+                envelope.trace_id,
+                envelope.attempt,
+                FromNow(after_s),
+                FromNow(after_s + self._grace_s(after_s)),
+                NOW,
+            ],
+        )
+
+    @staticmethod
+    def _grace_s(after_s: float) -> float:
+        """How long only the writer may publish: it does so at once, unless the row is delayed."""
+        return 0.0 if after_s > 0 else PUBLISH_GRACE_S
+
+    def _event_envelopes(self, unit: SqlUnit) -> list[Envelope]:
+        return [
+            Envelope(
+                message_id=event.id,
+                topic=event.type,
+                body=event.to_bytes(),
+                kind="event",
+                trace_id=row.trace_id if row is not None else unit.trace_id,
+                outbox_id=event.id,
+                sent_at=event.at,
+            )
+            for row, event in unit.events
+        ]
+
+    def _outgoing(self, unit: SqlUnit) -> list[Envelope]:
+        """Give what goes out at once: everything that is not delayed."""
+        commands = [envelope for envelope, after_s in unit.commands if after_s <= 0]
+        return [*commands, *self._event_envelopes(unit)]
+
+    async def _keep_dedup_only(self, unit: SqlUnit) -> Commit:
+        """After a failed guard: keep only that the message was handled, or why it was buried."""
+        if unit.envelope is not None:
+            bare = self.open(unit.consumer, unit.envelope)
+            if isinstance(unit.fate, Dead):
+                bare.fate = unit.fate
+            await self.commit(bare)
+        return Commit.STALE
+
+
+def _check_edges(row: Aggregate, states: tuple[str, ...], to: str) -> None:
+    for state in states:
+        if not row.allows(state, to):
+            raise ValueError(f"a {row.kind} cannot go from {state} to {to}")
+
+
+def _inbox_key(consumer: str, envelope: Envelope) -> str:
+    parts = (consumer, envelope.app_id, envelope.message_id, str(envelope.attempt))
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
+
+
+def _dead_letter(unit: SqlUnit, envelope: Envelope, fate: Dead) -> DeadLetter:
+    return DeadLetter(
+        id=derived_id("dead", unit.key),
+        consumer=unit.consumer[:24],
+        topic=envelope.topic[:64],
+        message_id=envelope.message_id[:255],
+        app_id=envelope.app_id[:255],
+        body=envelope.body,
+        attempt=envelope.attempt,
+        reason=fate.reason[:64],
+        detail=fate.detail[:DETAIL_LENGTH],
+        trace_id=envelope.trace_id,
+        state="open",
+        created_at=unit.now,
+    )
+
+
+def _ours(work: UnitOfWork) -> SqlUnit:
+    if not isinstance(work, SqlUnit):
+        raise TypeError("this unit of work was opened elsewhere")
+    return work
