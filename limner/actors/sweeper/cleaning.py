@@ -1,0 +1,132 @@
+"""Cleaning by schedule: rows that have served their time, orphaned objects, personal data."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from limner.actors.ports import Ports
+from limner.actors.sweeper.messages import Clean, Retain
+from limner.core.logs import get_logger
+from limner.core.unit import UnitOfWork
+from limner.storage.sql.messaging import INBOX_LIFE_DAYS
+from limner.storage.sql.tasks import Task
+
+log = get_logger("sweeper")
+
+ORPHAN_AGE_S = 86_400.0
+RUN_LIFE_DAYS = 30
+LINK_LIFE_DAYS = 1
+ROWS_PER_DELETE = 1_000
+PAGE = 1_000
+OBJECT_PREFIXES = ("jobs/", "results/", "mailbox/")
+NAMED_BY = {
+    "jobs/": "SELECT 1 FROM jobs WHERE id = ? AND outputs LIKE ? UNION ALL "
+    "SELECT 1 FROM tasks WHERE result_key = ? OR poster_key = ?",
+    "results/": "SELECT 1 FROM tasks WHERE result_key = ? OR poster_key = ?",
+    "mailbox/": "SELECT 1 FROM mailbox WHERE raw_key = ?",
+}
+
+
+class Cleaner:
+    """Deletes what nothing needs any more."""
+
+    def __init__(self, ports: Ports) -> None:
+        self._ports = ports
+
+    async def handle(self, message: Clean, work: UnitOfWork) -> None:
+        """Delete old bookkeeping rows and objects that no row names."""
+        now = work.now
+        removed = {
+            "inbox": await self._delete("inbox", "at", now, INBOX_LIFE_DAYS),
+            "schedule_runs": await self._delete("schedule_runs", "started_at", now, RUN_LIFE_DAYS),
+            "sign_in_links": await self._delete("sign_in_links", "expires_at", now, LINK_LIFE_DAYS),
+            "dead_letters": await self._delete(
+                "dead_letters",
+                "created_at",
+                now,
+                (await self._ports.tunables.current()).retention_days,
+            ),
+            "objects": await self._orphans(now),
+        }
+        log.info("cleaned", **removed)
+
+    async def _delete(self, table: str, column: str, now: datetime, days: int) -> int:
+        """Delete rows older than ``days``, a bounded number per transaction."""
+        before, total = now - timedelta(days=days), 0
+        while True:
+            removed = await self._ports.database.write().execute(
+                f"DELETE FROM {table} WHERE id IN (SELECT id FROM (SELECT id FROM {table} "  # noqa: S608 - our own names
+                f"WHERE {column} < ? LIMIT {ROWS_PER_DELETE}) AS old)",
+                [before],
+            )
+            total += removed
+            if removed < ROWS_PER_DELETE:
+                return total
+
+    async def _orphans(self, now: datetime) -> int:
+        """Delete objects that are older than ``ORPHAN_AGE_S`` and that no row names."""
+        removed, before = 0, now - timedelta(seconds=ORPHAN_AGE_S)
+        for prefix in OBJECT_PREFIXES:
+            after: str | None = None
+            while True:
+                entries = await self._ports.objects.list(prefix, after=after, limit=PAGE)
+                for entry in entries:
+                    if entry.modified_at < before and not await self._named(prefix, entry.key):
+                        await self._ports.objects.delete(entry.key)
+                        removed += 1
+                if len(entries) < PAGE:
+                    break
+                after = entries[-1].key
+        return removed
+
+    async def _named(self, prefix: str, key: str) -> bool:
+        query = NAMED_BY[prefix]
+        values: list[Any] = [key] * query.count("?")
+        if prefix == "jobs/":
+            # The job is the key's second part: without it, each key would look through all jobs.
+            values[:2] = [key.split("/")[1], f'%"{key}"%']
+        return bool(await self._ports.database.read().query(f"{query} LIMIT 1", values))
+
+
+class Retainer:
+    """Erases personal data after the retention time."""
+
+    def __init__(self, ports: Ports) -> None:
+        self._ports = ports
+
+    async def handle(self, message: Retain, work: UnitOfWork) -> None:
+        """Erase what commenters wrote and their addresses, in tasks that have ended for long."""
+        days = (await self._ports.tunables.current()).retention_days
+        before = work.now - timedelta(days=days)
+        ended = tuple(Task.ended_states())
+        marks = ", ".join("?" * len(ended))
+        writer = self._ports.database.write()
+        await writer.execute(
+            "UPDATE comments SET text = '', author = '' WHERE created_at < ? "  # noqa: S608 - marks
+            "AND text <> '' "
+            "AND (task_id IS NULL OR task_id IN (SELECT id FROM tasks WHERE updated_at < ? "
+            f"AND state IN ({marks})))",
+            [before, before, *ended],
+        )
+        await writer.execute(
+            "UPDATE deliveries SET address = '', variables = '{}' WHERE created_at < ? "
+            "AND address <> '' AND state IN ('sent', 'failed', 'suppressed')",
+            [before],
+        )
+        erased = await writer.execute(
+            "UPDATE tasks SET email = '', comment_text = '', author = '' "  # noqa: S608 - marks only
+            "WHERE updated_at < ? AND (email <> '' OR comment_text <> '' OR author <> '') "
+            f"AND state IN ({marks})",
+            [before, *ended],
+        )
+        await self._mails(before)
+        await writer.execute("DELETE FROM language_answers WHERE created_at < ?", [before])
+        work.audit("retention.erased", data={"tasks": erased, "days": days})
+
+    async def _mails(self, before: datetime) -> None:
+        reader, writer = self._ports.database.read(), self._ports.database.write()
+        while rows := await reader.query(
+            "SELECT id, raw_key FROM mailbox WHERE created_at < ? LIMIT 100", [before]
+        ):
+            for row in rows:
+                await self._ports.objects.delete(str(row["raw_key"]))
+                await writer.execute("DELETE FROM mailbox WHERE id = ?", [row["id"]])

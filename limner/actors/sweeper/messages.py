@@ -1,0 +1,17 @@
+"""What others may send the sweeper; its schedules do."""
+
+from typing import ClassVar
+
+from limner.core.message import Message
+
+
+class Clean(Message):
+    """Delete what has served its time: inbox rows, streams' history, orphaned objects."""
+
+    topic: ClassVar[str] = "sweeper.clean"
+
+
+class Retain(Message):
+    """Erase personal data that is older than the retention setting."""
+
+    topic: ClassVar[str] = "sweeper.retain"
