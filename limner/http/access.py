@@ -1,0 +1,116 @@
+"""What happens around every request: its ids, its log line, its metrics, its errors."""
+
+import re
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import structlog
+from aiohttp import hdrs, web
+
+from limner.core.errors import LimnerError
+from limner.core.ids import uuid7
+from limner.core.logs import get_logger
+from limner.core.message import new_trace_id, trace_id_of
+from limner.http import headers, limits
+from limner.http.auth.callers import Caller, identify
+from limner.http.call import CALLER, FRONT, REQUEST_ID, TRACE_ID
+from limner.http.pages.errors import error_page
+from limner.http.problems import problem_of, problem_of_bug, problem_of_http
+
+log = get_logger("http")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+REQUEST_ID_FORM = re.compile(r"[A-Za-z0-9._-]{1,64}")
+UNCOUNTED = ("/livez", "/readyz", "/static/")
+"""Probes and our own files: neither limited nor worth asking the database who calls."""
+
+
+@web.middleware
+async def trace(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give the request its ids, then log and count what became of it."""
+    given = request.headers.get("X-Request-Id", "")
+    request[REQUEST_ID] = given if REQUEST_ID_FORM.fullmatch(given) else uuid7().hex
+    request[TRACE_ID] = trace_id_of(request.headers.get("traceparent")) or new_trace_id()
+    # The connection's task serves many requests; nothing of the one before may stay.
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(
+        request_id=request[REQUEST_ID], trace_id=request[TRACE_ID]
+    )
+    started = time.perf_counter()
+    status = 500
+    try:
+        response = await handler(request)
+        status = response.status
+    finally:
+        _note(request, status, time.perf_counter() - started)
+    return response
+
+
+def _note(request: web.Request, status: int, seconds: float) -> None:
+    metrics, route = request.app[FRONT].metrics, template(request)
+    method = request.method if request.method in hdrs.METH_ALL else "other"
+    metrics.http_requests.labels(method, route, str(status)).inc()
+    metrics.http_request_duration.labels(route).observe(seconds)
+    if not request.path.startswith(UNCOUNTED):
+        log.info(
+            "request",
+            method=request.method,
+            route=route,
+            status=status,
+            duration_s=round(seconds, 4),
+        )
+
+
+def template(request: web.Request) -> str:
+    """Give the route's pattern, so that neither ids nor links end in logs and metrics."""
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else "unmatched"
+
+
+@web.middleware
+async def mend(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn errors into problem details, or into a page for who came with a browser."""
+    make: Callable[[], web.Response]
+    try:
+        return await handler(request)
+    except LimnerError as error:
+        if error.status >= 500:
+            log.warning("refused", code=error.code, error=error.detail)
+        make, shown = partial(problem_of, request, error), (error.status, error.code, error.detail)
+    except web.HTTPException as error:
+        if error.status < headers.FIRST_ERROR:
+            raise
+        make, shown = partial(problem_of_http, request, error), (error.status, "", "")
+    except ConnectionResetError:
+        raise
+    except Exception:
+        log.exception("a request failed")
+        make, shown = partial(problem_of_bug, request), (500, "internal", "")
+    if wants_page(request):
+        return error_page(request, *shown)
+    return make()
+
+
+def wants_page(request: web.Request) -> bool:
+    """Whether a person looks at this with a browser."""
+    if request.path.startswith(("/api/", "/o/", "/static/")):
+        return False
+    return "text/html" in request.headers.get(hdrs.ACCEPT, "")
+
+
+@web.middleware
+async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Find out who calls, keep them within their rate, and refuse what another site asks for."""
+    front = request.app[FRONT]
+    request[CALLER] = Caller()
+    if request.path.startswith(UNCOUNTED) and "verbose" not in request.query:
+        return await handler(request)
+    caller = request[CALLER] = await identify(front, request)
+    if caller.user is not None:
+        structlog.contextvars.bind_contextvars(user_id=caller.user.id)
+    await limits.take(front, request, caller)
+    headers.refuse_foreign(request, caller)
+    answer = headers.preflight(front, request)
+    return answer if answer is not None else await handler(request)

@@ -1,0 +1,78 @@
+"""The tasks: a table that follows what happens, and one task with all that can be done about it."""
+
+from typing import get_args
+
+from pydantic import BaseModel, ConfigDict
+
+from limner.core.errors import Invalid
+from limner.http.api.tasks import TaskQuery, TaskState, TaskWhole, is_settled, own, whole
+from limner.http.api.tasks import listed as listed_tasks
+from limner.http.call import Call
+from limner.http.pages.rendering import page
+from limner.http.results import link_to, link_ttl_s
+from limner.http.routes import Answer, Result, Route
+from limner.storage.sql.tasks import Task
+
+STATES = get_args(TaskState)
+RETRIABLE = ("failed", "unknown")
+
+
+class PageQuery(BaseModel):
+    """The filter of the table; whatever else stands in the address is left alone."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    state: str = ""
+    cursor: str | None = None
+
+
+async def listed(call: Call, query: PageQuery) -> Result:
+    """Show the table."""
+    if query.state and query.state not in STATES:
+        raise Invalid(f"{query.state} is no state of a task")
+    wanted = TaskQuery.model_validate({"state": query.state or None, "cursor": query.cursor})
+    answer = await listed_tasks(call, wanted)
+    content = answer.content if isinstance(answer, Answer) else None
+    return page(call, "tasks.html", tasks=content, states=STATES, state=query.state)
+
+
+async def show(call: Call) -> Result:
+    """Show one."""
+    task = await own(call)
+    shown = await whole(call, task)
+    return page(
+        call,
+        "task.html",
+        task=shown,
+        poster_url=await _poster(call, task),
+        ttl_s=await link_ttl_s(call),
+        **_actions(task, shown, may_write="tasks:write" in call.caller.scopes),
+    )
+
+
+async def _poster(call: Call, task: Task) -> str | None:
+    return await link_to(call, task.poster_key) if task.poster_key else None
+
+
+def _actions(task: Task, shown: TaskWhole, *, may_write: bool) -> dict[str, bool]:
+    return {
+        "can_retry": may_write and task.state in RETRIABLE,
+        "can_cancel": may_write and not Task.ended(task.state),
+        "can_review": may_write and task.state == "needs_review",
+        "is_moving": not is_settled(task),
+        "is_video": shown.kind == "video",
+    }
+
+
+ROUTES = [
+    Route(
+        "GET",
+        "/tasks",
+        listed,
+        "Show the tasks",
+        "tasks:read",
+        query=PageQuery,
+        is_documented=False,
+    ),
+    Route("GET", "/tasks/{id}", show, "Show a task", "tasks:read", is_documented=False),
+]

@@ -1,0 +1,51 @@
+"""Links to results: signed anew at each read, open without a login until they expire."""
+
+import math
+
+from limner.http.call import Call
+from limner.storage.sql.tasks import Task
+
+SUFFIXES = {
+    "image/png": "png",
+    "image/jpeg": "jpg",
+    "image/gif": "gif",
+    "image/webp": "webp",
+    "image/avif": "avif",
+    "video/mp4": "mp4",
+    "video/webm": "webm",
+}
+
+
+async def link_ttl_s(call: Call) -> int:
+    """Give how long a link lives, in seconds."""
+    return (await call.front.tunables.current()).result_link_ttl_s
+
+
+async def link_to_result(call: Call, task: Task) -> str | None:
+    """Give a fresh link to a task's result, or None if it has none yet."""
+    if not task.result_key:
+        return None
+    return await link_to(call, task.result_key, f"{task.id}.{suffix_of(task.result_type)}")
+
+
+async def link_to(call: Call, key: str, filename: str | None = None) -> str:
+    """Give a fresh link to an object."""
+    ttl_s = await link_ttl_s(call)
+    return await call.front.objects.presign("GET", key, ttl_s, filename=filename)
+
+
+def suffix_of(content_type: str) -> str:
+    """Give the usual ending of a file name."""
+    return SUFFIXES.get(content_type, "bin")
+
+
+async def tag_of(call: Call, task: Task) -> str:
+    """Give what names this version of a task to caches.
+
+    With a result the time counts too, in halves of a link's life: who is told that nothing has
+    changed still holds a link that works.
+    """
+    if not task.result_key:
+        return str(task.version)
+    half_s = await link_ttl_s(call) / 2
+    return f"{task.version}-{math.floor(call.now.timestamp() / half_s)}"

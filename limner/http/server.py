@@ -1,0 +1,62 @@
+"""The web front: one application, made of what it is given."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from limner.core.message import Message
+from limner.http import access, asyncapi, headers, limits, openapi
+from limner.http.api.descriptions import ASYNCAPI, OPENAPI
+from limner.http.body import LIMIT_BYTES
+from limner.http.call import FRONT
+from limner.http.limits import RATES, Rates
+from limner.http.ports import Front
+from limner.http.routes import register
+from limner.http.sse import HUB, PING_S, Hub
+from limner.http.table import ROUTES
+
+
+@dataclass(frozen=True)
+class Options:
+    """What differs between the service and its tests: seconds between pings, and rate limits."""
+
+    ping_s: float = PING_S
+    rates: Rates = field(default_factory=Rates)
+
+
+def build_application(
+    front: Front,
+    options: Options | None = None,
+    *,
+    messages: Sequence[type[Message]] = (),
+    version: str = "0",
+) -> web.Application:
+    """Give the application for a runner; ``messages`` are what ``/asyncapi.json`` describes.
+
+    Its streams end when the runner is cleaned up: clients are told to come back.
+    """
+    options = options or Options()
+    application = web.Application(
+        middlewares=[access.trace, access.mend, access.guard], client_max_size=LIMIT_BYTES
+    )
+    application[FRONT] = front
+    application[RATES] = options.rates
+    application[HUB] = Hub(front, options.ping_s)
+    application[OPENAPI] = openapi.document(ROUTES, version, front.settings.base_url)
+    application[ASYNCAPI] = asyncapi.document(messages, version)
+    application.on_response_prepare.append(headers.secure)
+    application.on_response_prepare.append(limits.tell)
+    application.cleanup_ctx.append(_streams)
+    application.on_shutdown.append(_end_streams)
+    register(application, ROUTES)
+    return application
+
+
+async def _streams(application: web.Application) -> AsyncIterator[None]:
+    async with application[HUB].running():
+        yield
+
+
+async def _end_streams(application: web.Application) -> None:
+    await application[HUB].close()

@@ -1,0 +1,48 @@
+"""``Prefer: wait=N``: the answer comes when the work has ended, or after N seconds (RFC 7240)."""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from limner.http.call import Call
+from limner.http.sse import HUB
+from limner.storage.sql.aggregate import Aggregate
+
+WAIT_MAX_S = 60
+PREFERENCE = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?\s*(?=$|[,;])", re.IGNORECASE)
+
+A = TypeVar("A", bound=Aggregate)
+
+
+def wait_s(call: Call) -> int:
+    """Give how long the client is ready to wait, at most a minute."""
+    match = PREFERENCE.search(",".join(call.request.headers.getall("Prefer", [])))
+    return min(WAIT_MAX_S, int(match[1])) if match else 0
+
+
+async def settled(
+    call: Call, row: A, read: Callable[[], Awaitable[A]], is_settled: Callable[[A], bool]
+) -> A:
+    """Give the row when it has settled, or as it is when the client's patience or ours ends."""
+    patience_s = wait_s(call)
+    if not patience_s or is_settled(row):
+        return row
+    hub = call.request.app[HUB]
+    async with hub.awaited(row.id) as news:
+        try:
+            async with asyncio.timeout(patience_s):
+                row = await read()
+                while not is_settled(row) and not hub.is_closing:
+                    await news.wait()
+                    news.clear()
+                    row = await read()
+        except TimeoutError:
+            return row
+    return row
+
+
+def applied(call: Call) -> dict[str, str]:
+    """Give the header that says which wait was granted."""
+    seconds = wait_s(call)
+    return {"Preference-Applied": f"wait={seconds}"} if seconds else {}

@@ -1,0 +1,119 @@
+"""API keys: their form, their life, and that nobody gives more than they have."""
+
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from limner.core.clock import HeldClock
+from limner.storage.sql.accounts import ApiKey, create_key
+from tests.fakes.front import Stage, problem, staged
+
+
+@pytest.fixture
+async def stage(migrated_file: Path, tmp_path: Path, clock: HeldClock) -> AsyncIterator[Stage]:
+    async with staged(migrated_file, tmp_path, clock) as opened:
+        yield opened
+
+
+async def test_a_key_is_shown_once_and_never_stored(stage: Stage) -> None:
+    browser = await stage.signed_in()
+    made = await browser.post("/api/keys", json={"name": "ci", "scopes": ["tasks:read"]})
+    assert made.status == 201
+    body = await made.json()
+    key = body.pop("key")
+    assert re.fullmatch(r"lim_[A-Za-z0-9_-]{43}", key)
+    assert body["prefix"] == key[:12]
+    shown = await (await browser.get(stage.path(made.headers["Location"]))).json()
+    assert shown == body
+    listed = await (await browser.get("/api/keys")).text()
+    assert key not in listed
+    path = stage.front.database.path
+    assert path is not None
+    wal = path.with_name(path.name + "-wal")
+    assert key.encode() not in path.read_bytes() + wal.read_bytes()
+    client = await stage.client(key)
+    assert (await client.get("/api/tasks")).status == 200
+    assert (await client.post("/api/sources", json={})).status == 403
+
+
+async def test_keys_are_different_every_time(stage: Stage) -> None:
+    assert len({await stage.key() for _ in range(20)}) == 20
+
+
+async def test_a_revoked_key_works_no_more_and_stays_listed(stage: Stage) -> None:
+    browser = await stage.signed_in()
+    made = await (await browser.post("/api/keys", json={"scopes": ["admin"]})).json()
+    client = await stage.client(made["key"])
+    assert (await client.get("/api/tasks")).status == 200
+    assert (await browser.delete(f"/api/keys/{made['id']}")).status == 204
+    assert (await client.get("/api/tasks")).status == 401
+    assert (await browser.delete(f"/api/keys/{made['id']}")).status == 204
+    shown = await (await browser.get(f"/api/keys/{made['id']}")).json()
+    assert shown["revoked_at"] is not None
+
+
+async def test_a_key_can_have_an_end(stage: Stage) -> None:
+    browser = await stage.signed_in()
+    ends = {"scopes": ["tasks:read"], "expires_at": "2026-11-22T12:00:10Z"}
+    made = await (await browser.post("/api/keys", json=ends)).json()
+    client = await stage.client(made["key"])
+    assert (await client.get("/api/tasks")).status == 200
+    stage.clock.advance(10)
+    assert (await client.get("/api/tasks")).status == 401
+    past = await browser.post("/api/keys", json=ends)
+    assert [one["pointer"] for one in (await problem(past))["errors"]] == ["/expires_at"]
+
+
+async def test_nobody_gives_a_key_more_than_they_have(stage: Stage) -> None:
+    limited = await stage.client(await stage.key("tasks:read"))
+    for scopes, status in [
+        (["tasks:read"], 201),
+        (["tasks:write"], 403),
+        (["admin"], 403),
+        (["tasks:read", "admin"], 403),
+    ]:
+        assert (await limited.post("/api/keys", json={"scopes": scopes})).status == status
+    user = await stage.user("user")
+    ordinary = await stage.client(await stage.key("tasks:read", "sources:write", user=user))
+    answer = await ordinary.post("/api/keys", json={"scopes": ["admin"]})
+    assert answer.status == 403
+
+
+async def test_a_scope_that_does_not_exist_is_a_fault(stage: Stage) -> None:
+    admin = await stage.admin()
+    answer = await admin.post("/api/keys", json={"scopes": ["admin", "everything"]})
+    assert [one["pointer"] for one in (await problem(answer))["errors"]] == ["/scopes/1"]
+    answer = await admin.post("/api/keys", json={"scopes": []})
+    assert answer.status == 422
+
+
+async def test_the_scope_admin_of_an_ordinary_account_is_a_fault(stage: Stage) -> None:
+    user = await stage.user("user")
+    work = stage.work()
+    with pytest.raises(Exception, match="cannot be given"):
+        create_key(work, user, frozenset({"admin"}))
+    with pytest.raises(Exception, match="cannot be given"):
+        create_key(work, user, frozenset())
+
+
+async def test_use_is_noted_at_most_once_a_minute(stage: Stage) -> None:
+    admin = await stage.admin()
+    seen = []
+    for pause_s in (0, 30, 31, 10):
+        stage.clock.advance(pause_s)
+        await admin.get("/api/tasks")
+        seen.append((await ApiKey.get()).last_used_at)
+    first = stage.clock.now().replace(second=0, minute=0)
+    assert [int((at - first).total_seconds()) for at in seen if at] == [0, 0, 61, 61]
+
+
+async def test_the_keys_of_others_do_not_exist(stage: Stage) -> None:
+    await stage.key("admin")
+    other = await stage.user("admin")
+    client = await stage.client(await stage.key("admin", user=other))
+    theirs = await ApiKey.get(user_id=stage.owner.id)
+    assert (await client.get(f"/api/keys/{theirs.id}")).status == 404
+    assert (await client.delete(f"/api/keys/{theirs.id}")).status == 404
+    assert len((await (await client.get("/api/keys")).json())["data"]) == 1
