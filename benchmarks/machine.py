@@ -1,0 +1,58 @@
+"""What the figures were taken on: processor, memory, versions, load, and what a sync costs."""
+
+import os
+import platform
+import sqlite3
+import tempfile
+import time
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+SYNCS = 50
+BLOCK_BYTES = 4096
+PACKAGES = ("uvloop", "tortoise-orm", "aiosqlite", "onnxruntime", "numpy")
+
+
+def facts() -> dict[str, Any]:
+    """Give the machine's facts; looks at the disk of the temporary folder."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
+    return {
+        "at": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "processor": f"{cores} × {_cpu_name()}",
+        "memory": f"{_memory_gib():.1f} GiB",
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "sqlite": sqlite3.sqlite_version,
+        "packages": versions,
+        "load": " ".join(f"{one:.2f}" for one in os.getloadavg()),
+        "sync of 4 KiB": f"{sync_ms():.2f} ms",
+    }
+
+
+def sync_ms() -> float:
+    """Give the median milliseconds of appending 4 KiB and syncing it: the price of a commit."""
+    taken = []
+    with tempfile.TemporaryFile(prefix="limner-sync-", buffering=0) as file:
+        for _ in range(SYNCS):
+            file.write(bytes(BLOCK_BYTES))
+            started = time.perf_counter()
+            os.fsync(file.fileno())
+            taken.append((time.perf_counter() - started) * 1000)
+    return median(taken)
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _memory_gib() -> float:
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / 2**30

@@ -1,0 +1,145 @@
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from limner.actors.poller.sample import comments as sample_comments
+from tests.fakes.provider import FakeProvider
+from tests.journeys.invariants import Books, hold
+from tests.journeys.process import Limner, Prepared, prepare, until
+from tests.journeys.story import SECRET, SETTLED, Journey, Variant, journey, wishes
+
+pytestmark = [pytest.mark.journey, pytest.mark.timeout(120)]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return prepare(tmp_path_factory.mktemp("prepared"))
+
+
+@asynccontextmanager
+async def demo(prepared: Prepared, folder: Path) -> AsyncIterator[tuple[Limner, FakeProvider]]:
+    """Serve a home whose two sources read the sample comments; one provider fails all it takes."""
+    async with FakeProvider(polls=1, token=SECRET) as provider:
+        provider.ending = "error"
+        settings = {"LIMNER_ALLOW_PRIVATE_HOSTS": provider.host}
+        home = prepared.copy(folder / "home")
+        async with Limner(home, prepared.key, settings) as limner:
+            await limner.start()
+            yield limner, provider
+
+
+async def _tell(limner: Limner, provider: FakeProvider) -> list[str]:
+    """Make the failing provider and the two sources of the demo; give the sources' ids."""
+    await limner.request("PUT", "/api/settings/secrets/acme", {"value": SECRET})
+    await limner.request("PUT", "/api/settings", {"status_first_delay_s": 0.3})
+    failing = {"name": "failing-demo", "kind": "both", **provider.config()}
+    await limner.request("POST", "/api/providers", failing)
+    idents = []
+    for name, options in (("demo", {}), ("failing", {"provider": "failing-demo"})):
+        body = {"name": name, "connector": "demo", "interval_s": 86_400, "options": options}
+        idents.append((await limner.request("POST", "/api/sources", body))["id"])
+    return idents
+
+
+async def _poll(limner: Limner, sources: list[str]) -> None:
+    """Poll each source once, to its end."""
+    for ident in sources:
+        asked = await limner.request("POST", f"/api/sources/{ident}/poll")
+        assert not asked["already_running"]
+
+    async def read() -> bool:
+        queues = await limner.get("/api/ops/queues")
+        moving = [one for one in await limner.listed("/api/sources") if one["polling"]]
+        moving += [one for one in await limner.listed("/api/tasks") if one["state"] not in SETTLED]
+        return queues["outbox_rows"] == 0 and not moving
+
+    await until(read, 60, "the end of both polls and of all that came of them")
+
+
+async def test_the_demo_feed_becomes_pictures_and_mails_and_a_second_poll_adds_nothing(
+    prepared: Prepared, tmp_path: Path
+) -> None:
+    expected = {one["id"]: one["expect"] for one in sample_comments()}
+    async with demo(prepared, tmp_path) as (limner, provider):
+        sources = await _tell(limner, provider)
+        await _poll(limner, sources)
+        first = await limner.listed("/api/comments")
+        tasks = {one["comment"]["external_id"]: one for one in await limner.listed("/api/tasks")}
+        states = {one["external_id"]: one["state"] for one in first}
+        states |= {ident: task["state"] for ident, task in tasks.items()}
+        assert states == expected
+
+        await _poll(limner, sources)
+        assert await limner.listed("/api/comments") == first
+        assert len(await limner.listed("/api/tasks")) == len(tasks)
+
+        mails = await limner.listed("/api/mailbox")
+        emailed = [task for task in tasks.values() if task["state"] == "emailed"]
+        assert sorted(mail["to"][0] for mail in mails) == sorted(one["email"] for one in emailed)
+        for task in emailed:
+            status, content_type, content = await limner.fetch(task["result_url"])
+            assert (status, content_type.partition("/")[0]) == (200, task["kind"])
+            assert len(content) > 1000
+        assert tasks["demo-12"]["error"] == "the prompt was not understood"
+        await limner.stop()
+    assert Books(tmp_path / "home").count("SELECT 1 FROM dead_letters") == 0
+
+
+async def test_a_mail_in_the_mailbox_carries_its_picture_and_says_whose_wish_it_was(
+    prepared: Prepared, tmp_path: Path
+) -> None:
+    async with journey(prepared, tmp_path, Variant()) as travelling:
+        await travelling.limner.start()
+        await travelling.play()
+        limner = travelling.limner
+        tasks = {one["email"]: one for one in await limner.listed("/api/tasks", kind="image")}
+        for row in await limner.listed("/api/mailbox"):
+            mail = await limner.get(f"/api/mailbox/{row['id']}")
+            task = tasks.get(row["to"][0])
+            if task is None:
+                continue
+            pictures = [
+                one for one in mail["attachments"] if one["content_type"].startswith("image/")
+            ]
+            assert pictures, mail["attachments"]
+            _, content_type, content = await limner.fetch(pictures[0]["url"])
+            assert content_type == "image/png"
+            assert content == (await limner.fetch(task["result_url"]))[2]
+        await hold(travelling)
+
+
+VARIANTS = {
+    "the local model and the mailbox": Variant(),
+    "a provider, SMTP and a language model": Variant(provider="findable", smtp=True, llm=True),
+    "clients that listen": Variant(listens=True),
+    "a schedule that polls": Variant(scheduled=True),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS.keys())
+async def test_the_whole_story_holds_all_invariants_with(
+    variant: Variant, prepared: Prepared, tmp_path: Path
+) -> None:
+    async with journey(prepared, tmp_path, variant) as travelling:
+        await travelling.limner.start()
+        await travelling.play()
+        await travelling.heard()
+        await _poll_again(travelling)
+        if travelling.world.smtp is not None:
+            wanted = sum(wish.expect == "emailed" for wish in wishes())
+            assert sum(travelling.world.smtp.copies.values()) == wanted
+        await hold(travelling)
+
+
+async def _poll_again(travelling: Journey) -> None:
+    """Poll a second time and demand that nothing comes of it."""
+    limner = travelling.limner
+    before = {path: await limner.listed(path) for path in ("/api/comments", "/api/deliveries")}
+    asked = len(travelling.world.feed.asked)
+    source = await travelling.source()
+    await limner.request("POST", f"/api/sources/{source['id']}/poll")
+    await until(lambda: len(travelling.world.feed.asked) > asked, 20, "a second poll")
+    await travelling.settled()
+    assert {path: await limner.listed(path) for path in before} == before
