@@ -38,7 +38,7 @@ check: setup ## format, lint, types, import contracts, then the fast tests: befo
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/python -m pytest -q -m "$(FAST)"
+	@$(BIN)/python -m pytest -q -n auto -m "$(FAST)"
 
 bench: setup ## measure, each figure as a ratio against a ceiling in the same run
 	@$(BIN)/python -m benchmarks

@@ -3,7 +3,6 @@
 import asyncio
 import importlib.metadata
 import os
-import secrets as random_secrets
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -23,6 +22,7 @@ from limner.core.cache import Cache
 from limner.core.clock import Clock, SystemClock
 from limner.core.errors import Conflict, LimnerError, NotConfigured
 from limner.core.health import Check
+from limner.core.keyfile import secret_key
 from limner.core.llm import ChatModel
 from limner.core.metrics import Metrics
 from limner.core.objects import ObjectStore
@@ -45,7 +45,6 @@ from limner.storage.sql.unit import SqlUnits
 
 log = logs.get_logger("app")
 
-SECRET_BYTES = 32
 SHUTDOWN_S = 3.0
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -62,29 +61,6 @@ def version() -> str:
 
 class OldSchema(LimnerError):
     """The database's tables are older than this program."""
-
-
-def secret_key(settings: Settings) -> bytes:
-    """Give the secret key: the setting's, else the one in ``{home}``, made at the first start."""
-    configured = settings.secret_key.get_secret_value()
-    if configured:
-        return configured.encode()
-    path = settings.home / "secret_key"
-    settings.home.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        temporary = path.with_suffix(f".{os.getpid()}")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(random_secrets.token_hex(SECRET_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            pass
-        finally:
-            temporary.unlink()
-    return path.read_text(encoding="ascii").strip().encode()
 
 
 def _broker(settings: Settings, clock: Clock) -> Broker:
@@ -353,8 +329,12 @@ async def serve(
 
 
 async def probe(settings: Settings) -> list[Check]:
-    """Open every adapter as a server would and give what a doctor sees of them."""
+    """Open every adapter as a server would and give what a doctor sees of them; makes nothing."""
     checks: list[Check] = []
+    path = Database(settings.database, SystemClock()).path
+    if path is not None and not path.exists():
+        checks.append(Check("database", "warn", f"no {path} yet", "python run.py migrate"))
+        return [*checks, await _probe_model(settings)]
     try:
         async with open_engines(settings, check_schema=False) as engines:
             ports = engines.ports

@@ -21,4 +21,4 @@ elif [ ${#packages[@]} -gt 0 ]; then
   echo "Missing: ${packages[*]}. The tests in tests/browser need it and are skipped."
 fi
 
-exec .venv/bin/python -m pytest -q --durations=10 "$@"
+exec .venv/bin/python -m pytest -q -n auto --dist loadscope --durations=10 "$@"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from limner.actors.ports import Ports
@@ -50,16 +51,14 @@ def builder(name: str) -> Callable[[Ports], Actor[Any]]:
 
 
 def messages(names: Iterable[str] = ACTORS) -> list[type[Message]]:
-    """Give every message class of the actors' ``messages`` modules, by topic."""
+    """Give every message class of the actors, by topic.
+
+    They stand in the package's ``messages``, or in the actor's one file.
+    """
     found: dict[str, type[Message]] = {}
     for name in names:
-        path = f"{ACTORS[name].rpartition('.')[0]}.messages"
-        try:
-            module = import_module(path)
-        except ModuleNotFoundError as error:
-            if error.name != path:
-                raise
-            continue  # nobody sends this actor anything
+        letterbox = f"{ACTORS[name].rpartition('.')[0]}.messages"
+        module = import_module(letterbox if find_spec(letterbox) else ACTORS[name])
         for value in vars(module).values():
             if isinstance(value, type) and issubclass(value, Message) and value.topic:
                 found[value.topic] = value

@@ -5,13 +5,10 @@ import asyncio
 from limner.core.message import Event
 from limner.core.unit import Commit
 from limner.storage.sql.audit import AuditLine
+from limner.storage.sql.messaging import OutboxRow
 from limner.storage.sql.tasks import Task
-from tests.contracts.units import (
-    Say,
-    World,
-    message,
-    task,
-)
+from tests.contracts.units import Say, Sql, World, durable_process, message, task
+from tests.fakes.broker import DurableBroker
 
 
 async def test_events_follow_the_commit_and_name_object_and_user(any_world: World) -> None:
@@ -75,3 +72,23 @@ async def test_an_audit_line_names_the_person_if_there_is_one(world: World) -> N
     work.audit("key.created")
     await world.units.commit(work)
     assert (await AuditLine.get()).actor == "user_7"
+
+
+async def test_events_wait_in_the_outbox_for_a_durable_broker_that_is_away(sql: Sql) -> None:
+    world = durable_process(sql)
+    assert isinstance(world.broker, DurableBroker)
+    world.broker.away = True
+    await world.commit(task())
+    row = await OutboxRow.get()
+    assert (row.kind, row.topic) == ("event", "task.pending")
+    world.broker.away = False
+    await sql.pass_time(60)
+    async with world.broker.subscribe() as events:
+        assert await world.outbox.relay_once() == 1
+        assert (await asyncio.wait_for(anext(events), 10)).message_id == row.message_id
+    assert await OutboxRow.all().count() == 0
+
+
+async def test_events_of_an_embedded_broker_need_no_row(world: World) -> None:
+    await world.commit(task())
+    assert await OutboxRow.all().count() == 0

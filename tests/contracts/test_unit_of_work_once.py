@@ -213,8 +213,11 @@ async def test_a_retry_with_an_embedded_broker_moves_the_row_on_in_place(world: 
     assert (row.id, row.attempt) == (envelope.outbox_id, 2)
     assert (row.due_at - START).total_seconds() == 30
     assert row.publish_after == row.due_at
-    assert await world.units.commit(world.receive(envelope)) is Commit.REPEATED
-    assert await OutboxRow.all().count() == 1
+    late = world.receive(envelope)
+    late.retry("smtp: 421", after_s=90)
+    for repeated in (late, world.receive(envelope)):
+        assert await world.units.commit(repeated) is Commit.REPEATED
+    assert (await OutboxRow.get()).attempt == 2
     assert await world.units.commit(world.receive(envelope.next_attempt())) is Commit.DONE
     assert await OutboxRow.all().count() == 0
 

@@ -265,7 +265,8 @@ async def test_rejecting_drops_the_wish(stage: Stage) -> None:
 async def test_another_users_task_does_not_exist_for_any_verb(stage: Stage) -> None:
     task = await stage.task("failed")
     user = await stage.user("user")
-    client = await stage.client(await stage.key("tasks:read", "tasks:write", user=user))
+    scopes = ("tasks:read", "tasks:write", "sources:read")
+    client = await stage.client(await stage.key(*scopes, user=user))
     path = f"/api/tasks/{task.id}"
     for verb in ("retry", "cancel", "approve", "reject"):
         assert (await client.post(f"{path}/{verb}")).status == 404
