@@ -41,6 +41,9 @@ ALIASES = {
 }
 
 
+URLS = frozenset({"database_url", "broker_url", "documents_url", "objects_url", "cache_url"})
+
+
 def _seconds(value: Any) -> Any:
     match = DURATION.match(value.strip()) if isinstance(value, str) else None
     return float(match[1]) * DURATION_UNITS_S[match[2]] if match else value
@@ -86,14 +89,14 @@ class Settings(BaseModel):
         "development", description="production demands a secret key and refuses failpoints"
     )
     public_url: str = Field("", description="What links begin with; default http://host:port")
-    database_url: str = Field("", description="sqlite://PATH or mysql://…")
+    database_url: str = Field("", repr=False, description="sqlite://PATH or mysql://…")
     database_pool: int = Field(20, ge=1, le=500, description="Connections of a server database")
-    broker_url: str = Field("embedded:", description="embedded: or amqp://…")
-    documents_url: str = Field("embedded:", description="embedded: or mongodb://…")
-    objects_url: str = Field("", description="file://FOLDER or s3://BUCKET?endpoint=…")
+    broker_url: str = Field("embedded:", repr=False, description="embedded: or amqp://…")
+    documents_url: str = Field("embedded:", repr=False, description="embedded: or mongodb://…")
+    objects_url: str = Field("", repr=False, description="file://FOLDER or s3://BUCKET?endpoint=…")
     objects_access_key: SecretStr = Field(SecretStr(""), description="Access key of the S3 store")
     objects_secret_key: SecretStr = Field(SecretStr(""), description="Secret key of the S3 store")
-    cache_url: str = Field("memory:", description="memory: or redis://…")
+    cache_url: str = Field("memory:", repr=False, description="memory: or redis://…")
     mail_url: SecretStr = Field(SecretStr("mailbox:"), description="mailbox: or smtp://…")
     mail_from: str = Field("Limner <limner@localhost.localdomain>", description="Sender of mails")
     llm_url: str = Field("", description="Base URL of an OpenAI-compatible endpoint")
@@ -156,10 +159,12 @@ def field_names(model: type[BaseModel] = Settings, prefix: str = "") -> dict[str
 
 
 def _secret_names() -> set[str]:
+    """Give the names that may hold a secret, alone or in a URL: those that take ``_FILE``."""
     return {
         env
         for env, path in field_names().items()
-        if len(path) == 1 and Settings.model_fields[path[0]].annotation is SecretStr
+        if len(path) == 1
+        and (Settings.model_fields[path[0]].annotation is SecretStr or path[0] in URLS)
     }
 
 

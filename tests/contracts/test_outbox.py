@@ -15,7 +15,7 @@ from limner.core.message import Envelope
 from limner.core.unit import Commit
 from limner.storage.sql.messaging import OutboxRow
 from limner.storage.sql.outbox import CLAIM_ROWS, CLAIM_S, Outbox
-from limner.storage.sql.unit import PUBLISH_GRACE_S
+from limner.storage.sql.statements import PUBLISH_GRACE_S
 from tests.contracts.engines import START, eventually
 from tests.contracts.units import (
     QUEUE_LIMIT,

@@ -26,7 +26,9 @@ from limner.storage.sql.tasks import Task
 log = get_logger("sweeper")
 
 TICK_S = 5.0
-JOB_ATTEMPTS = 3
+# Only jobs that kill their workers shall end here. A machine that is restarted again and again
+# says nothing about the jobs it had in hand, so the limit is that of a quorum queue's deliveries.
+JOB_ATTEMPTS = 20
 BATCH = 100
 
 

@@ -13,7 +13,7 @@ from limner.http.api.tasks import own, whole
 from limner.http.call import Call
 from limner.http.routes import Result, Route
 from limner.http.sse import HUB, Stream, finish, prepare
-from limner.storage.sql.lines import DONE, LINES_PER_READ, lines_beyond
+from limner.storage.sql.lines import DONE, lines_beyond
 from limner.storage.sql.tasks import Task
 from limner.storage.sql.timeline import TimelineLine
 
@@ -95,7 +95,7 @@ async def all_lines(ident: str) -> list[TimelineLine]:
     """Give an object's whole timeline, read piece by piece."""
     lines, is_whole = await lines_beyond({ident: 0})
     while not is_whole:
-        more, is_whole = await lines_beyond({ident: lines[-1].n}, LINES_PER_READ)
+        more, is_whole = await lines_beyond({ident: lines[-1].n})
         lines += more
     return lines
 
