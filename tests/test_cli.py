@@ -355,10 +355,21 @@ def test_doctor_finds_nothing_wrong_with_a_fresh_home(home: Path, run: Run) -> N
         assert checks[name]["status"] == "pass", checks[name]
 
 
-def test_doctor_tells_of_an_old_schema_and_what_mends_it(run: Run) -> None:
+def test_doctor_says_what_to_do_on_a_fresh_machine_and_makes_nothing(
+    tmp_path: Path, run: Run
+) -> None:
     result = run("doctor")
     assert result.exit_code == 0
-    assert "migrations are pending" in result.stdout
+    assert "limner.db yet" in result.stdout
+    assert "-> python run.py migrate" in result.stdout
+    assert not (tmp_path / "home").exists()
+
+
+def test_doctor_tells_of_an_old_schema_and_what_mends_it(home: Path, run: Run) -> None:
+    (home / "limner.db").write_bytes(b"")
+    result = run("doctor")
+    assert result.exit_code == 0
+    assert "1 migrations are pending" in result.stdout
     assert "-> python run.py migrate" in result.stdout
 
 

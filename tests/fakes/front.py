@@ -273,7 +273,9 @@ async def staged(
         await server.start_server(shutdown_timeout=1.0)
         stack.push_async_callback(server.close)
         owner = await ensure_owner(units)
-        stage = Stage(front, clock, server, owner, await stack.enter_async_context(AsyncExitStack()))
+        stage = Stage(
+            front, clock, server, owner, await stack.enter_async_context(AsyncExitStack())
+        )
         parts["stage"] = stage
         yield stage
 

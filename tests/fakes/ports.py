@@ -5,7 +5,9 @@ imitates anything. What speaks to the outside is pointed at a fake by its settin
 ``open_ports(tmp_path, llm_url=llm.url, llm_model="small")``.
 """
 
+import atexit
 import shutil
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -33,9 +35,26 @@ SECRET = b"the secret key of all the tests.."
 PUBLIC_URL = "https://limner.test"
 MAIL_FROM = "Limner <limner@limner.test>"
 
+_schemas: list[Path] = []
+
 
 async def at_once(_: float) -> None:
     """Take the place of ``asyncio.sleep`` where a test need not wait."""
+
+
+async def _migrated() -> Path:
+    """Give a file with the newest schema, made at the first call of this process."""
+    if not _schemas:
+        folder = Path(tempfile.mkdtemp(prefix="limner-schema-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        database = Database(f"sqlite://{folder / 'limner.db'}", SystemClock())
+        await database.open()
+        try:
+            await migrate(database)
+        finally:
+            await database.close()
+        _schemas.append(folder / "limner.db")
+    return _schemas[0]
 
 
 @asynccontextmanager
@@ -52,7 +71,7 @@ async def open_ports(
 ) -> AsyncIterator[Ports]:
     """Open every adapter below ``folder``, and close them in reverse.
 
-    ``migrated`` is a SQLite file with the newest schema to copy; without it the migrations run.
+    ``migrated`` is a SQLite file with the newest schema to copy; one is made without it, once.
     ``settings`` are fields of ``Settings``; ``llm_sleep`` is how the model waits between attempts.
     """
     clock = clock or SystemClock()
@@ -62,13 +81,10 @@ async def open_ports(
     metrics, signer = Metrics("test"), Signer([derive_key(SECRET, "links")])
     async with AsyncExitStack() as stack:
         database = Database(chosen.database, clock)
-        fresh = database.path is not None and not database.path.exists()
-        if fresh and migrated is not None:
-            shutil.copyfile(migrated, str(database.path))
+        if database.path is not None and not database.path.exists():
+            shutil.copyfile(migrated or await _migrated(), database.path)
         await database.open()
         stack.push_async_callback(database.close)
-        if fresh and migrated is None:
-            await migrate(database)
         broker = EmbeddedBroker(clock)
         stack.push_async_callback(broker.aclose)
         await broker.start(ACTORS)

@@ -221,9 +221,7 @@ async def test_a_key_is_nothing_that_a_browser_sends_by_itself(stage: Stage) -> 
 
 
 @pytest.fixture
-async def open_stage(
-    migrated_file: Path, tmp_path: Path, clock: HeldClock
-) -> AsyncIterator[Stage]:
+async def open_stage(migrated_file: Path, tmp_path: Path, clock: HeldClock) -> AsyncIterator[Stage]:
     http = HttpSettings(cors_origins=("https://friend.test",))
     async with staged(migrated_file, tmp_path, clock, http=http) as opened:
         yield opened

@@ -137,7 +137,9 @@ async def test_a_long_body_is_read_off_the_loop_and_stored_whole(stage: Stage) -
         "/api/sources", json={"name": "x", "connector": "demo", "options": options}
     )
     assert made.status == 201
-    assert (await (await admin.get(stage.path(made.headers["Location"]))).json())["options"] == options
+    assert (await (await admin.get(stage.path(made.headers["Location"]))).json())[
+        "options"
+    ] == options
 
 
 @pytest.mark.parametrize(

@@ -451,9 +451,7 @@ async def test_at_shutdown_clients_are_told_when_to_come_back(stage: Stage) -> N
     admin = await stage.admin()
     listeners = [await connect(admin, task) for _ in range(5)]
     await live(stage, task, 5)
-    waiting = asyncio.create_task(
-        admin.get(f"/api/tasks/{task.id}", headers={"Prefer": "wait=60"})
-    )
+    waiting = asyncio.create_task(admin.get(f"/api/tasks/{task.id}", headers={"Prefer": "wait=60"}))
     async with asyncio.timeout(5):
         while not stage.server.app[HUB]._channels[task.id].waiters:
             await asyncio.sleep(0.005)

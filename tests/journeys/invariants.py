@@ -10,7 +10,7 @@ import json
 import re
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
@@ -80,18 +80,22 @@ async def hold(journey: Journey, allowed: Allowed = NOTHING) -> None:
     """
     findings = [finding async for finding in _over_rest(journey)]
     await journey.limner.stop()
-    books = Books(journey.limner.home)
-    expected = wishes()
+    findings += await findings_of(journey, allowed)
+    assert not findings, "\n".join([*findings, journey.limner.stderr()[-3000:]])
+
+
+async def findings_of(journey: Journey, allowed: Allowed = NOTHING) -> list[str]:
+    """Give what is wrong in the books of a journey whose server has ended."""
+    books, expected, found = Books(journey.limner.home), wishes(), list[str]()
     for check in (comments, rest, timelines, leases, jobs, audit):
-        findings += check(books, expected, allowed)
-    findings += mails(books, journey, allowed)
-    findings += orders(books, journey)
-    findings += outbox(books, allowed)
-    findings += [finding async for finding in objects(books, journey)]
-    findings += streams(books, journey)
-    findings += log(journey, allowed)
-    tail = journey.limner.stderr()[-3000:]
-    assert not findings, "\n".join([*findings, tail])
+        found += check(books, expected, allowed)
+    found += mails(books, journey, allowed)
+    found += orders(books, journey)
+    found += outbox(books, allowed)
+    found += [finding async for finding in objects(books, journey)]
+    found += streams(books, journey)
+    found += log(journey, allowed)
+    return found
 
 
 async def _over_rest(journey: Journey) -> Any:
@@ -353,6 +357,3 @@ def log(journey: Journey, allowed: Allowed) -> Iterable[str]:
             allowed.failures and FAILED_ON_PURPOSE in line
         ):
             yield f"I-LEAK an error: {line[:1000]}"
-
-
-Check = Callable[[Books, list[Wish], Allowed], Iterable[str]]

@@ -1,12 +1,13 @@
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
 
 from limner.actors.poller.sample import comments as sample_comments
 from tests.fakes.provider import FakeProvider
-from tests.journeys.invariants import Books, hold
+from tests.journeys.invariants import Books, findings_of, hold
 from tests.journeys.process import Limner, Prepared, prepare, until
 from tests.journeys.story import SECRET, SETTLED, Journey, Variant, journey, wishes
 
@@ -131,6 +132,77 @@ async def test_the_whole_story_holds_all_invariants_with(
             wanted = sum(wish.expect == "emailed" for wish in wishes())
             assert sum(travelling.world.smtp.copies.values()) == wanted
         await hold(travelling)
+
+
+TAMPERINGS = {
+    "a comment twice": (
+        "I-COM",
+        "INSERT INTO comments SELECT id || 'x', user_id, trace_id, state, version, created_at, "
+        "updated_at, external_id, author, text, task_id, reason, 'another' FROM comments LIMIT 1",
+    ),
+    "a task that was lost": ("I-COM", "DELETE FROM tasks WHERE state = 'needs_review'"),
+    "a task that is stuck": ("I-TERM", "UPDATE tasks SET state = 'running' WHERE rowid = 1"),
+    "a lease that was left": ("I-TERM", "UPDATE jobs SET lease_until = created_at"),
+    "a poll that broke off": ("I-TERM", "UPDATE sources SET broken = 1"),
+    "a state that was skipped": ("I-MONO", "DELETE FROM timeline WHERE state = 'succeeded'"),
+    "an end that came twice": (
+        "I-MONO",
+        "INSERT INTO timeline SELECT NULL, kind, object_id, n + 1, at, type, state, detail, data, "
+        "user_id FROM timeline WHERE type = 'done' LIMIT 1",
+    ),
+    "a job twice": ("I-ONCE", "UPDATE jobs SET task_id = (SELECT MIN(task_id) FROM jobs)"),
+    "a mail that was lost": ("I-MAIL", "DELETE FROM mailbox WHERE rowid = 1"),
+    "a mail nobody knows of": ("I-MAIL", "UPDATE deliveries SET state = 'unknown'"),
+    "a mail to somebody else": ("I-MAIL", "UPDATE deliveries SET address = 'eve@example.com'"),
+    "a mail that was counted twice": (
+        "I-MAIL",
+        "INSERT INTO audit (id, at, event, actor, subject, request_id, trace_id, data, hash) "
+        "SELECT id || 'x', at, event, actor, subject, request_id, trace_id, data, '' FROM audit "
+        "WHERE event = 'mail.sent' LIMIT 1",
+    ),
+    "a message that waits": (
+        "I-OUT",
+        "INSERT INTO outbox (id, message_id, app_id, topic, kind, body, trace_id, attempt, "
+        "due_at, publish_after, created_at) SELECT 'x', 'x', '', 'x.y', 'command', '', '', 1, "
+        "created_at, created_at, created_at FROM tasks LIMIT 1",
+    ),
+    "a picture that was lost": (
+        "I-OBJ",
+        "UPDATE tasks SET result_key = 'jobs/none' WHERE state = 'emailed'",
+    ),
+    "a picture that was cut": (
+        "I-OBJ",
+        "UPDATE mailbox SET size_bytes = size_bytes + 1",
+    ),
+    "an audit line that was changed": ("I-AUDIT", "UPDATE audit SET actor = 'x' WHERE seq = 2"),
+}
+
+
+async def test_the_checks_find_every_kind_of_loss_and_doubling(
+    prepared: Prepared, tmp_path: Path
+) -> None:
+    async with journey(prepared, tmp_path, Variant()) as travelling:
+        await travelling.limner.start()
+        await travelling.play()
+        await hold(travelling)
+        path = travelling.limner.home / "limner.db"
+        content = path.read_bytes()
+        for name, (invariant, statement) in TAMPERINGS.items():
+            with closing(sqlite3.connect(path)) as books, books:
+                books.execute("PRAGMA journal_mode = DELETE")
+                books.execute(statement)
+            found = await findings_of(travelling)
+            assert any(finding.startswith(invariant) for finding in found), (name, found)
+            path.write_bytes(content)
+        key = travelling.limner.key
+        with (tmp_path / "home-1.stderr").open("a") as errors:
+            errors.write(f'Traceback\n{{"level": "info", "event": "{key}"}}\n{{"level":"error"}}\n')
+        found = await findings_of(travelling)
+        assert [finding.split(":")[0] for finding in found] == [
+            "I-LEAK not JSON",
+            "I-LEAK tells a secret or an address",
+            "I-LEAK an error",
+        ]
 
 
 async def _poll_again(travelling: Journey) -> None:

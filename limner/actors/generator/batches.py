@@ -20,12 +20,11 @@ from limner.core.ids import uuid7
 from limner.core.logs import get_logger
 from limner.core.message import Envelope, Event
 from limner.core.unit import Commit
-from limner.storage.sql.jobs import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED, Job
+from limner.storage.sql.jobs import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED, Job, claim_weight
 from limner.storage.sql.tasks import Task
 
 log = get_logger("generator")
 
-PRIORITY_S = 120.0
 CANDIDATES = 200
 ATTEMPTS = 3
 PROGRESS_S = 0.25
@@ -87,11 +86,7 @@ class Batches:
         if not rows:
             return []
         now = self._ports.clock.now()
-
-        def weight(job: Job) -> float:
-            return (now - job.created_at).total_seconds() + job.priority * PRIORITY_S
-
-        rows.sort(key=weight, reverse=True)
+        rows.sort(key=lambda job: claim_weight(job, now), reverse=True)
         key, room = _order(rows[0]).batch_key, self._painter.max_batch
         claimed: list[Claimed] = []
         for job in rows:

@@ -14,6 +14,7 @@ from limner.http.body import Form
 from limner.http.call import Call
 from limner.http.listing import Listing, Page, page_of, rows_of
 from limner.http.routes import Result, Route
+from limner.storage.sql.aggregate import ID_LENGTH
 from limner.storage.sql.providers import Provider
 from limner.storage.sql.tunables import SECRET_NAME, TunableChange
 
@@ -79,7 +80,7 @@ class HistoryQuery(Listing):
 class Revert(Form):
     """The change to take back."""
 
-    change_id: str
+    change_id: Annotated[str, Field(max_length=ID_LENGTH)]
 
 
 class SecretIn(Form):

@@ -21,7 +21,7 @@ from limner.http.results import link_to_result, tag_of
 from limner.http.routes import Answer, Result, Route
 from limner.http.waiting import applied, settled
 from limner.storage.sql.comments import Comment
-from limner.storage.sql.jobs import QUEUED, RUNNING, Job
+from limner.storage.sql.jobs import QUEUED, RUNNING, Job, queue_position
 from limner.storage.sql.tasks import ADDRESS_LENGTH, PENDING, PROMPT_LENGTH, Task
 from limner.storage.sql.timeline import lines_after
 
@@ -128,20 +128,15 @@ async def whole(call: Call, task: Task) -> TaskWhole:
     lines = await lines_after(task.id, 0)
     return TaskWhole(
         **await fields_of(call, task, await Comment.found(task.comment_id)),
-        queue_position=await queue_position(task),
+        queue_position=await place_in_queue(task),
         timeline=[LineOut.model_validate(line, from_attributes=True) for line in lines],
     )
 
 
-async def queue_position(task: Task) -> int | None:
-    """Give how many jobs come before the task's in the generator's queue, plus one."""
+async def place_in_queue(task: Task) -> int | None:
+    """Give the place of the task's job in the order of claims, while it waits."""
     job = await Job.filter(task_id=task.id, state=QUEUED).order_by("-created_at").first()
-    if job is None:
-        return None
-    before = Job.filter(state=QUEUED)
-    higher = await before.filter(priority__gt=job.priority).count()
-    older = await before.filter(priority=job.priority, created_at__lt=job.created_at).count()
-    return higher + older + 1
+    return await queue_position(job) if job else None
 
 
 async def own(call: Call) -> Task:

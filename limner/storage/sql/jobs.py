@@ -1,5 +1,6 @@
 """Generation jobs: claimed from this table under a lease, never carried in a message."""
 
+from datetime import datetime, timedelta
 from typing import ClassVar
 
 from tortoise import fields
@@ -13,6 +14,9 @@ QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = (
     "failed",
     "cancelled",
 )
+
+PRIORITY_S = 120.0
+"""A point of priority weighs as much as so many seconds of waiting: nobody is passed for ever."""
 
 
 class Job(Leased):
@@ -57,3 +61,18 @@ class Job(Leased):
     class Meta:
         table = "jobs"
         indexes = (("state", "priority", "created_at"),)
+
+
+def claim_weight(job: Job, now: datetime) -> float:
+    """Give how urgent a queued job is: the heavier is claimed first."""
+    return (now - job.created_at).total_seconds() + job.priority * PRIORITY_S
+
+
+async def queue_position(job: Job) -> int:
+    """Give the place of a queued job in the order of claims, from 1."""
+    ahead = 0
+    for priority in await Job.filter(state=QUEUED).distinct().values_list("priority", flat=True):
+        level = int(str(priority))
+        until = job.created_at + timedelta(seconds=(level - job.priority) * PRIORITY_S)
+        ahead += await Job.filter(state=QUEUED, priority=level, created_at__lt=until).count()
+    return ahead + 1

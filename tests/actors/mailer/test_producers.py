@@ -13,7 +13,6 @@ from limner.actors.ports import Ports
 from limner.core.clock import HeldClock
 from limner.storage.sql.deliveries import Delivery
 from limner.storage.sql.mailbox import MailboxMail
-from limner.storage.sql.tasks import Task
 from tests.fakes.deliveries import ADDRESS, kept, words
 from tests.fakes.ports import open_ports
 from tests.fakes.stage import Stage
@@ -28,13 +27,6 @@ async def ports(tmp_path: Path, migrated_file: Path, clock: HeldClock) -> AsyncI
 @pytest.fixture
 def stage(ports: Ports) -> Stage:
     return Stage(ports, build(ports))
-
-
-async def fate(delivery: Delivery) -> tuple[str, str | None]:
-    """Give the states of a delivery and of its task."""
-    row = await Delivery.get(id=delivery.id)
-    task = await Task.get_or_none(id=row.task_id)
-    return row.state, task.state if task else None
 
 
 @pytest.mark.parametrize(

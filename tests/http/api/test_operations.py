@@ -117,9 +117,7 @@ async def test_two_who_remove_a_suppression_at_once_are_told(
 async def test_loops_are_shown_and_what_runs_elsewhere(stage: Stage) -> None:
     stage.loops["mailer"] = LoopStatus("mailer", "restarting", 3, "no disk")
     admin = await stage.admin()
-    rows = {
-        row["name"]: row for row in (await (await admin.get("/api/ops/actors")).json())["data"]
-    }
+    rows = {row["name"]: row for row in (await (await admin.get("/api/ops/actors")).json())["data"]}
     assert rows["mailer"] == {
         "name": "mailer",
         "state": "restarting",

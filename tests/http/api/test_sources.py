@@ -159,8 +159,7 @@ async def test_whoever_has_the_newest_version_is_not_sent_it_again(stage: Stage)
 
 async def test_pages_go_on_where_the_last_one_ended_whatever_arrives(stage: Stage) -> None:
     sources = [
-        Source(id=new_id("source"), state="active", user_id=stage.owner.id, **NEW)
-        for _ in range(7)
+        Source(id=new_id("source"), state="active", user_id=stage.owner.id, **NEW) for _ in range(7)
     ]
     await stage.add(*sources)
     stage.clock.advance(1)

@@ -1,0 +1,123 @@
+"""The description of the REST interface: valid, whole, and true to what is served."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import validate
+
+from limner.core.clock import HeldClock
+from limner.http.openapi import document
+from limner.http.routes import Route
+from limner.http.table import ROUTES
+from tests.fakes.front import PROVIDER, staged
+
+
+@pytest.fixture(scope="module")
+def described() -> dict[str, Any]:
+    return document(ROUTES, "1.2.3", "http://x.test")
+
+
+def test_it_is_valid_openapi(described: dict[str, Any]) -> None:
+    validate(described)
+    assert described["openapi"] == "3.1.0"
+    assert described["info"]["version"] == "1.2.3"
+    assert described["servers"] == [{"url": "http://x.test"}]
+
+
+def test_every_route_of_the_api_is_in_it(described: dict[str, Any]) -> None:
+    found = {
+        (method.upper(), path) for path, methods in described["paths"].items() for method in methods
+    }
+    expected = {
+        (route.method, re.sub(r"\{(\w+):.*\}", r"{\1}", route.path))
+        for route in ROUTES
+        if route.is_documented
+    }
+    assert found == expected
+    assert all(route.is_documented for route in ROUTES if route.path.startswith("/api/"))
+
+
+def test_every_operation_has_a_name_of_its_own(described: dict[str, Any]) -> None:
+    names = [one["operationId"] for path in described["paths"].values() for one in path.values()]
+    assert len(names) == len(set(names))
+
+
+def test_access_is_described(described: dict[str, Any]) -> None:
+    paths = described["paths"]
+    assert paths["/livez"]["get"]["security"] == []
+    assert paths["/api/tasks"]["get"]["security"][0] == {"key": ["tasks:read"]}
+    assert paths["/api/keys"]["get"]["security"][0] == {"key": []}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "statuses"),
+    [
+        ("post", "/api/sources", {"201", "400", "401", "403", "413", "415", "422", "429"}),
+        ("get", "/api/tasks/{id}", {"200", "401", "403", "404", "429"}),
+        ("post", "/api/tasks/{id}/retry", {"202", "401", "403", "404", "409", "429"}),
+        ("get", "/api/tasks", {"200", "401", "403", "422", "429"}),
+    ],
+)
+def test_every_answer_is_described(
+    described: dict[str, Any], method: str, path: str, statuses: set[str]
+) -> None:
+    assert set(described["paths"][path][method]["responses"]) == statuses
+
+
+def test_unknown_fields_are_faults_in_the_schema_too(described: dict[str, Any]) -> None:
+    for name in ("SourceIn", "ProviderIn", "Approval", "KeyIn", "SettingsIn"):
+        assert described["components"]["schemas"][name]["additionalProperties"] is False
+
+
+def test_every_setting_can_be_put_or_reset(described: dict[str, Any]) -> None:
+    properties = described["components"]["schemas"]["SettingsIn"]["properties"]
+    interval = properties["poll_interval_s"]
+    assert interval["anyOf"][0]["minimum"] == 5
+    assert interval["anyOf"][1] == {"type": "null"}
+
+
+async def test_answers_are_as_described(
+    described: dict[str, Any], migrated_file: Path, tmp_path: Path, clock: HeldClock
+) -> None:
+    async with staged(migrated_file, tmp_path, clock) as stage:
+        admin = await stage.admin()
+        task = await stage.task()
+        source = await (
+            await admin.post("/api/sources", json={"name": "x", "connector": "demo"})
+        ).json()
+        provider = await (await admin.post("/api/providers", json=PROVIDER)).json()
+        await admin.put("/api/settings", json={"poll_interval_s": 60})
+        paths = {
+            "/api/sources/{id}": f"/api/sources/{source['id']}",
+            "/api/providers/{id}": f"/api/providers/{provider['id']}",
+            "/api/tasks/{id}": f"/api/tasks/{task.id}",
+            "/api/comments/{id}": f"/api/comments/{task.comment_id}",
+        }
+        checked = 0
+        for route in [one for one in ROUTES if one.method == "GET" and one.answer is not None]:
+            path = paths.get(route.path, route.path)
+            if "{" in path:
+                continue
+            answer = await admin.get(path)
+            assert answer.status == 200, path
+            _assert_valid(described, route, await answer.json())
+            checked += 1
+        assert checked >= 15
+
+
+def _assert_valid(described: dict[str, Any], route: Route, content: Any) -> None:
+    operation = described["paths"][route.path]["get"]
+    schema = operation["responses"]["200"]["content"]["application/json"]["schema"]
+    whole = {**schema, "components": described["components"]}
+    Draft202012Validator(whole).validate(content)
+
+
+def test_a_scope_that_does_not_exist_cannot_be_asked_for() -> None:
+    async def handler(_: Any) -> None:
+        return None
+
+    with pytest.raises(ValueError, match="no scope"):
+        Route("GET", "/x", handler, "x", "everything")
