@@ -16,7 +16,7 @@ from limner.core.errors import EngineUnavailable, Invalid, LimnerError
 from limner.core.logs import get_logger
 from limner.core.message import BODY_LIMIT_BYTES, Envelope, Message
 from limner.core.metrics import Metrics
-from limner.core.middleware import DEFAULT_MIDDLEWARE, Fate, Job, Middleware, chain
+from limner.core.middleware import DEFAULT_MIDDLEWARE, Fate, Job, Middleware, chain, in_full
 from limner.core.unit import Again, Commit, Dead, UnitOfWork, Units
 
 log = get_logger("actor")
@@ -168,8 +168,7 @@ class ActorLoop:
             kind, handler = self._handler_of(envelope)
             message = kind.from_bytes(envelope.body)
         except Invalid as error:
-            faults = "; ".join(f"{pointer}: {text}" for pointer, text in error.faults)
-            await self._bury(envelope, error.code, f"{error.detail} {faults}".strip())
+            await self._bury(envelope, error.code, in_full(error))
             return
         work = self._units.open(self._actor.name, envelope)
         job = Job(self._actor.name, message, handler, work, envelope, self._actor.timeout_s)

@@ -74,7 +74,7 @@ def recovery(following: Handle) -> Handle:
             log.info("left to another worker", why=error.detail)
             return Fate("done", reason=error.code)
         except (Permanent, Ambiguous) as error:
-            return Fate("dead", error.code, error.detail)
+            return Fate("dead", error.code, in_full(error))
         except Transient as error:
             return Fate("again", error.code, error.detail, after_s=error.retry_after_s)
         except Exception as error:
@@ -83,6 +83,12 @@ def recovery(following: Handle) -> Handle:
             return Fate("again", "error", f"{type(error).__name__}: {error}")
 
     return call
+
+
+def in_full(error: LimnerError) -> str:
+    """Give an error's sentence with all faults it lists."""
+    faults = getattr(error, "faults", ())
+    return "; ".join([error.detail, *(f"{pointer}: {text}" for pointer, text in faults)])
 
 
 def logging(following: Handle) -> Handle:

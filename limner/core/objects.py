@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 from urllib.parse import quote
 
 from limner.core.errors import Invalid
@@ -70,6 +70,15 @@ class Reading:
     start: int
     end: int
     chunks: AsyncIterator[bytes]
+
+
+@runtime_checkable
+class SweepsTemporary(Protocol):
+    """A store that a crash can leave with unfinished files."""
+
+    async def sweep_temporary(self, older_than_s: float) -> int:
+        """Remove what nothing was written to for so many seconds and give the number."""
+        ...
 
 
 class ObjectStore(Protocol):

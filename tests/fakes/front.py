@@ -1,7 +1,8 @@
 """A whole web front over embedded engines, and a client for it; nothing else runs beside it."""
 
+import asyncio
 import shutil
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -168,14 +169,14 @@ class Stage:
         """Make another account."""
         ident = new_id("user")
         user = User(id=ident, user_id=ident, state=state, role=role, email=f"{ident}@x.test")
-        return await self.add(user)
+        await self.add(user)
+        return user
 
-    async def add(self, *rows: Any) -> Any:
-        """Store rows, with their first lines, and give the first."""
+    async def add(self, *rows: Any) -> None:
+        """Store rows, with their first lines."""
         work = self.front.units.open("test")
         work.add(*rows)
         await self.front.units.commit(work)
-        return rows[0]
 
     def work(self) -> UnitOfWork:
         """Open a unit."""
@@ -236,8 +237,7 @@ async def staged(
     ``signed`` False means a store that serves its own links, as S3 does.
     """
     async with AsyncExitStack() as stack:
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(database_file, folder / "front.db")
+        await asyncio.to_thread(shutil.copyfile, database_file, folder / "front.db")
         database = Database(f"sqlite://{folder / 'front.db'}", clock)
         await database.open()
         stack.push_async_callback(database.close)
@@ -331,6 +331,19 @@ def _front(
         actors=tuple(registry.ACTORS),
     )
     return front, parts
+
+
+async def until(holds: Callable[[], bool], limit_s: float = 5.0) -> None:
+    """Return when ``holds`` says so.
+
+    Raises:
+        TimeoutError: it never did.
+    """
+    async with asyncio.timeout(limit_s):
+        while True:
+            if holds():
+                return
+            await asyncio.sleep(0.005)
 
 
 async def problem(answer: ClientResponse) -> dict[str, Any]:

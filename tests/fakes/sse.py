@@ -28,7 +28,8 @@ class Listener:
 
     async def next(self, timeout_s: float = 5.0) -> Heard | None:
         """Give the next event, or None at the end of the stream."""
-        name, ident, data = "message", "", []
+        name, ident = "message", ""
+        data: list[str] = []
         async with asyncio.timeout(timeout_s):
             while True:
                 raw = await self.response.content.readline()

@@ -123,7 +123,9 @@ async def statuses(stage: Stage, key: str | None, *, cookie: bool = False) -> di
     for route in ROUTES:
         # A client of its own for each: signing out must not change the next caller.
         client = await stage.signed_in() if cookie else await stage.client(key)
-        body = {} if route.reads_body and route.method not in {"GET", "DELETE"} else None
+        body: dict[str, str] | None = (
+            {} if route.reads_body and route.method not in {"GET", "DELETE"} else None
+        )
         answer = await client.request(
             route.method, path_of(route), json=body, allow_redirects=False
         )
@@ -150,8 +152,8 @@ def test_every_route_has_a_row_and_every_row_a_route() -> None:
 def expectation(refusal: int | None, scopes: set[str]) -> dict[str, set[int] | None]:
     """Say what a caller may expect who holds ``scopes`` and is refused with ``refusal``."""
     expected: dict[str, set[int] | None] = {}
-    for method, path in TABLE:
-        access, name = TABLE[method, path], f"{method} {path}"
+    for (method, path), access in TABLE.items():
+        name = f"{method} {path}"
         is_allowed = access == OPEN or access in scopes or (access == ANY and refusal != 401)
         expected[name] = None if is_allowed or refusal is None else {refusal}
         if (method, path) in UNSIGNED:

@@ -20,7 +20,7 @@ from limner.storage.sql import lines as line_reads
 from limner.storage.sql.accounts import ApiKey, revoke_key
 from limner.storage.sql.tasks import Task
 from limner.storage.sql.timeline import TimelineLine
-from tests.fakes.front import Stage, problem, staged
+from tests.fakes.front import Stage, problem, staged, until
 from tests.fakes.sse import Listener
 
 
@@ -52,12 +52,12 @@ async def connect(
 async def live(stage: Stage, task: Task, count: int = 1) -> None:
     """Return when ``count`` streams of a task are fed."""
     hub = stage.server.app[HUB]
-    async with asyncio.timeout(5):
-        while True:
-            channel = hub._channels.get(task.id)
-            if channel and sum(stream.is_live for stream in channel.streams) == count:
-                return
-            await asyncio.sleep(0.005)
+
+    def is_fed() -> bool:
+        channel = hub._channels.get(task.id)
+        return channel is not None and sum(one.is_live for one in channel.streams) == count
+
+    await until(is_fed)
 
 
 async def ended(stage: Stage) -> Task:
@@ -365,9 +365,8 @@ async def test_a_client_that_does_not_read_is_cut_and_the_others_go_on(
     host, port = stage.server.host, stage.server.port
     reader, writer = await asyncio.open_connection(host, port, limit=1024)
     key = admin.session.headers["Authorization"]
-    writer.write(
-        f"GET /api/tasks/{task.id}/stream HTTP/1.1\r\nHost: x\r\nAuthorization: {key}\r\n\r\n".encode()
-    )
+    request = f"GET /api/tasks/{task.id}/stream HTTP/1.1\r\nHost: x\r\nAuthorization: {key}"
+    writer.write(f"{request}\r\n\r\n".encode())
     await live(stage, task, 2)
     hub = stage.server.app[HUB]
     frames = asyncio.create_task(listener.rest())
@@ -416,9 +415,7 @@ async def test_a_client_that_leaves_is_forgotten(stage: Stage) -> None:
     await live(stage, task)
     listener.response.close()
     hub = stage.server.app[HUB]
-    async with asyncio.timeout(5):
-        while hub._channels:
-            await asyncio.sleep(0.01)
+    await until(lambda: not hub._channels)
 
 
 @pytest.mark.parametrize("how", ["revoked", "disabled", "expired"])
@@ -452,10 +449,9 @@ async def test_at_shutdown_clients_are_told_when_to_come_back(stage: Stage) -> N
     listeners = [await connect(admin, task) for _ in range(5)]
     await live(stage, task, 5)
     waiting = asyncio.create_task(admin.get(f"/api/tasks/{task.id}", headers={"Prefer": "wait=60"}))
-    async with asyncio.timeout(5):
-        while not stage.server.app[HUB]._channels[task.id].waiters:
-            await asyncio.sleep(0.005)
-    await stage.server.app[HUB].close()
+    hub = stage.server.app[HUB]
+    await until(lambda: bool(hub._channels[task.id].waiters))
+    await hub.close()
     for listener in listeners:
         assert [one.name for one in await listener.rest()] == ["snapshot"]
         first, last = listener.retries

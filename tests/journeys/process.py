@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import aiohttp
 
@@ -31,8 +31,6 @@ REQUEST_LIMIT_S = 20.0
 LOOK_S = 0.03
 NOT_OURS = ("LIMNER_", "COV_CORE_")
 ALIASES = ("DATABASE_URL", "REDIS_URL", "JWT_SECRET", "LOG_LEVEL", "SMTP_URL", "SMTP_FROM")
-
-T = TypeVar("T")
 
 
 class Died(Exception):
@@ -57,16 +55,17 @@ class Finished:
     err: str
 
 
-async def until(
-    condition: Callable[[], T | Awaitable[T]], limit_s: float, what: str = "the condition"
-) -> T:
-    """Wait until ``condition`` gives something true, and give that."""
+async def until(condition: Callable[[], object], limit_s: float, what: str) -> None:
+    """Wait until ``condition`` gives something true, or an awaitable of it.
+
+    Raises:
+        AssertionError: it did not within ``limit_s``; ``what`` names it.
+    """
     deadline = time.monotonic() + limit_s
     while True:
         answer = condition()
-        found: T = await answer if isinstance(answer, Awaitable) else answer
-        if found:
-            return found
+        if await answer if isinstance(answer, Awaitable) else answer:
+            return
         if time.monotonic() > deadline:
             raise AssertionError(f"{what} did not come true within {limit_s:g} s")
         await asyncio.sleep(LOOK_S)

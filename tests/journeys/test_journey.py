@@ -137,8 +137,12 @@ async def test_the_whole_story_holds_all_invariants_with(
 TAMPERINGS = {
     "a comment twice": (
         "I-COM",
-        "INSERT INTO comments SELECT id || 'x', user_id, trace_id, state, version, created_at, "
-        "updated_at, external_id, author, text, task_id, reason, 'another' FROM comments LIMIT 1",
+        (
+            "INSERT INTO comments (id, user_id, trace_id, state, version, created_at, updated_at, "
+            "source_id, external_id, author, text, task_id, reason) SELECT id || 'x', user_id, "
+            "trace_id, state, version, created_at, updated_at, 'another', external_id, author, "
+            "text, task_id, reason FROM comments LIMIT 1"
+        ),
     ),
     "a task that was lost": ("I-COM", "DELETE FROM tasks WHERE state = 'needs_review'"),
     "a task that is stuck": ("I-TERM", "UPDATE tasks SET state = 'running' WHERE rowid = 1"),
@@ -147,8 +151,11 @@ TAMPERINGS = {
     "a state that was skipped": ("I-MONO", "DELETE FROM timeline WHERE state = 'succeeded'"),
     "an end that came twice": (
         "I-MONO",
-        "INSERT INTO timeline SELECT NULL, kind, object_id, n + 1, at, type, state, detail, data, "
-        "user_id FROM timeline WHERE type = 'done' LIMIT 1",
+        (
+            "INSERT INTO timeline (kind, object_id, n, at, type, state, detail, data, user_id) "
+            "SELECT kind, object_id, n + 1, at, type, state, detail, data, user_id FROM timeline "
+            "WHERE type = 'done' LIMIT 1"
+        ),
     ),
     "a job twice": ("I-ONCE", "UPDATE jobs SET task_id = (SELECT MIN(task_id) FROM jobs)"),
     "a mail that was lost": ("I-MAIL", "DELETE FROM mailbox WHERE rowid = 1"),
@@ -156,15 +163,19 @@ TAMPERINGS = {
     "a mail to somebody else": ("I-MAIL", "UPDATE deliveries SET address = 'eve@example.com'"),
     "a mail that was counted twice": (
         "I-MAIL",
-        "INSERT INTO audit (id, at, event, actor, subject, request_id, trace_id, data, hash) "
-        "SELECT id || 'x', at, event, actor, subject, request_id, trace_id, data, '' FROM audit "
-        "WHERE event = 'mail.sent' LIMIT 1",
+        (
+            "INSERT INTO audit (id, at, event, actor, subject, request_id, trace_id, data, hash) "
+            "SELECT id || 'x', at, event, actor, subject, request_id, trace_id, data, '' "
+            "FROM audit WHERE event = 'mail.sent' LIMIT 1"
+        ),
     ),
     "a message that waits": (
         "I-OUT",
-        "INSERT INTO outbox (id, message_id, app_id, topic, kind, body, trace_id, attempt, "
-        "due_at, publish_after, created_at) SELECT 'x', 'x', '', 'x.y', 'command', '', '', 1, "
-        "created_at, created_at, created_at FROM tasks LIMIT 1",
+        (
+            "INSERT INTO outbox (id, message_id, app_id, topic, kind, body, trace_id, attempt, "
+            "due_at, publish_after, created_at) SELECT 'x', 'x', '', 'x.y', 'command', '', '', 1, "
+            "created_at, created_at, created_at FROM tasks LIMIT 1"
+        ),
     ),
     "a picture that was lost": (
         "I-OBJ",

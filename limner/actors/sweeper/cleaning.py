@@ -6,6 +6,7 @@ from typing import Any
 from limner.actors.ports import Ports
 from limner.actors.sweeper.messages import Clean, Retain
 from limner.core.logs import get_logger
+from limner.core.objects import SweepsTemporary
 from limner.core.unit import UnitOfWork
 from limner.storage.sql.messaging import INBOX_LIFE_DAYS
 from limner.storage.sql.tasks import Task
@@ -46,6 +47,7 @@ class Cleaner:
                 (await self._ports.tunables.current()).retention_days,
             ),
             "objects": await self._orphans(now),
+            "unfinished": await self._unfinished(),
         }
         log.info("cleaned", **removed)
 
@@ -61,6 +63,13 @@ class Cleaner:
             total += removed
             if removed < ROWS_PER_DELETE:
                 return total
+
+    async def _unfinished(self) -> int:
+        """Delete what a crash left of objects that were being written."""
+        objects = self._ports.objects
+        if not isinstance(objects, SweepsTemporary):
+            return 0
+        return await objects.sweep_temporary(ORPHAN_AGE_S)
 
     async def _orphans(self, now: datetime) -> int:
         """Delete objects that are older than ``ORPHAN_AGE_S`` and that no row names."""

@@ -6,7 +6,7 @@ from limner.core.message import Message
 
 
 class Clean(Message):
-    """Delete what has served its time: inbox rows, streams' history, orphaned objects."""
+    """Delete what has served its time: bookkeeping rows, orphaned and unfinished objects."""
 
     topic: ClassVar[str] = "sweeper.clean"
 

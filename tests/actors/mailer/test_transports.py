@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from limner.actors.mailer.actor import build
 from limner.actors.mailer.transport import Mail
 from limner.actors.mailer.transports import sender_domain, transport
 from limner.actors.ports import Ports
@@ -14,18 +13,12 @@ from limner.core.errors import Invalid, NotConfigured
 from limner.storage.sql.mailbox import MailboxMail
 from tests.fakes.deliveries import ADDRESS
 from tests.fakes.ports import open_ports
-from tests.fakes.stage import Stage
 
 
 @pytest.fixture
 async def ports(tmp_path: Path, migrated_file: Path, clock: HeldClock) -> AsyncIterator[Ports]:
     async with open_ports(tmp_path, clock=clock, migrated=migrated_file) as opened:
         yield opened
-
-
-@pytest.fixture
-def stage(ports: Ports) -> Stage:
-    return Stage(ports, build(ports))
 
 
 @pytest.mark.parametrize(

@@ -297,3 +297,19 @@ async def test_erasing_twice_erases_nothing_more(stage: Stage) -> None:
         await retain(stage)
     lines = await AuditLine.filter(event="retention.erased").order_by("id")
     assert [line.data["tasks"] for line in lines] == [1, 0]
+
+
+async def test_what_a_crash_left_of_an_object_is_deleted_after_a_day(
+    ports: Ports, stage: Stage, tmp_path: Path
+) -> None:
+    await ports.objects.put("jobs/a", b"whole", "text/plain", size_limit_bytes=100)
+    incoming = next(tmp_path.rglob("incoming"))
+    left, fresh = incoming / "left", incoming / "fresh"
+    now = ports.clock.now().timestamp()
+    for path, at in ((left, now - DAY_S - 60), (fresh, now)):
+        path.write_bytes(b"half")
+        os.utime(path, (at, at))
+    await stage.send(Clean())
+    await stage.act()
+    assert not left.exists()
+    assert fresh.exists()

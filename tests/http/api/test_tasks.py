@@ -18,7 +18,7 @@ from limner.storage.sql.audit import AuditLine
 from limner.storage.sql.jobs import Job
 from limner.storage.sql.messaging import OutboxRow
 from limner.storage.sql.tasks import Task
-from tests.fakes.front import Stage, problem, staged
+from tests.fakes.front import Stage, problem, staged, until
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"x" * 100
 
@@ -285,9 +285,7 @@ async def test_another_users_task_does_not_exist_for_any_verb(stage: Stage) -> N
 async def waiting(stage: Stage, ident: str) -> None:
     """Return when somebody waits for news of an object."""
     hub = stage.server.app[HUB]
-    async with asyncio.timeout(5):
-        while ident not in hub._channels:
-            await asyncio.sleep(0.005)
+    await until(lambda: ident in hub._channels)
 
 
 async def test_a_client_can_wait_for_the_end(stage: Stage) -> None:

@@ -99,7 +99,7 @@ async def test_a_link_that_is_none_leads_to_a_page_that_helps(stage: Stage, toke
 async def test_the_database_holds_no_token(stage: Stage) -> None:
     token = await stage.link()
     link = await SignInLink.get()
-    assert token not in str(dict(link))
+    assert token not in str(vars(link))
     path = stage.front.database.path
     assert path is not None
     assert token.encode() not in path.read_bytes()
