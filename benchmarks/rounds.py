@@ -55,14 +55,14 @@ async def run(size: Size = FULL) -> Result:
         Figure(f"resident after round {n + 1}", "MiB", tuple(each[n] for each in after))
         for n in range(size.rounds)
     ]
-    name = f"growth from round 2 to round {size.rounds}"
+    name = f"growth, round 2 to {size.rounds}"
     percents = tuple((each[-1] / each[1] - 1) * 100 for each in after)
     figures.append(Figure(name, "%", percents, at_most=FLAT_PERCENT))
     steps = tuple(
         median(late - early for early, late in pairwise(each[1:])) / size.comments * 1024
         for each in after
     )
-    figures.append(Figure("growth in a middling round", "KiB/comment", steps))
+    figures.append(Figure("growth, median round", "KiB/comment", steps))
     return Result(
         "rounds",
         "resident memory of one process, round after round",

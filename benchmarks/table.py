@@ -24,7 +24,7 @@ def print_result(console: Console, result: Result) -> None:
     console.print(f"\n[bold]{result.name}[/bold]  {result.title}", highlight=False)
     console.print(numbers, style="dim", highlight=False)
     table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("figure")
+    table.add_column("figure", no_wrap=True)
     for name in ("median", "least", "most"):
         table.add_column(name, justify="right")
     for name in ("unit", "should be", ""):

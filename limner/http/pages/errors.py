@@ -25,6 +25,7 @@ def error_page(request: web.Request, status: int, code: str, detail: str) -> web
         template,
         path="",
         is_known=is_known,
+        code=code,
         title=HTTPStatus(status).phrase,
         sentence=sentence,
         request_id=request.get(REQUEST_ID, ""),

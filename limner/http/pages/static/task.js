@@ -26,10 +26,7 @@ function follow() {
   const from = last ? last.dataset.n : "0";
   const stream = new EventSource(`/api/tasks/${task.dataset.id}/stream?last_event_id=${from}`);
   const on = (name, handle) => {
-    stream.addEventListener(name, (event) => {
-      // The browser's own error event has the same name and no data.
-      if (event.data) handle(JSON.parse(event.data));
-    });
+    stream.addEventListener(name, (event) => handle(JSON.parse(event.data)));
   };
   on("status", (line) => {
     state.textContent = line.state.replaceAll("_", " ");
@@ -38,7 +35,6 @@ function follow() {
     if (line.state === "succeeded" || line.state === "needs_review") location.reload();
   });
   on("log", (line) => addLine(line.message || "log", line));
-  on("error", (line) => addLine("error", line));
   on("progress", (data) => {
     progress.hidden = false;
     progress.value = data.percent;
