@@ -133,6 +133,8 @@ class Hub:
         while True:
             try:
                 await loop()
+            except EngineUnavailable as error:
+                log.warning("streams wait for an engine", error=error.detail)
             except Exception:
                 log.exception("a loop of the streams failed", loop=loop.__name__)
             await asyncio.sleep(RECONNECT_S)
@@ -209,16 +211,11 @@ class Hub:
             stream.end()
 
     async def _listen(self) -> None:
-        """Hear what happens, for ever; after a pause of the broker, look at everything."""
-        while True:
-            try:
-                async with self._front.broker.subscribe() as events:
-                    self._ring(list(self._channels))
-                    async for envelope in events:
-                        self._hear(envelope)
-            except EngineUnavailable as error:
-                log.warning("no news from the broker", error=error.detail)
-            await asyncio.sleep(RECONNECT_S)
+        """Hear what happens; what happened while nobody heard is looked for first."""
+        async with self._front.broker.subscribe() as events:
+            self._ring(list(self._channels))
+            async for envelope in events:
+                self._hear(envelope)
 
     def _hear(self, envelope: Envelope) -> None:
         try:
@@ -305,10 +302,7 @@ class Hub:
             await asyncio.sleep(self.ping_s)
             idents = list(self._channels)
             for start in range(0, len(idents), BATCH):
-                try:
-                    newest = await last_numbers(idents[start : start + BATCH])
-                except EngineUnavailable:
-                    break
+                newest = await last_numbers(idents[start : start + BATCH])
                 self._ring(
                     ident
                     for ident, number in newest.items()
@@ -320,10 +314,7 @@ class Hub:
         while True:
             await asyncio.sleep(RECHECK_S)
             streams = self._streams()
-            try:
-                valid = await still_valid(self._front, {stream.caller for stream in streams})
-            except EngineUnavailable:
-                continue
+            valid = await still_valid(self._front, {stream.caller for stream in streams})
             for stream in streams:
                 if stream.caller not in valid:
                     stream.end()

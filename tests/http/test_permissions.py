@@ -37,6 +37,7 @@ TABLE = {
     ("GET", "/api/deliveries"): "tasks:read",
     ("GET", "/api/deliveries/{id}"): "tasks:read",
     ("POST", "/api/deliveries/{id}/resend"): "tasks:write",
+    ("POST", "/api/deliveries/{id}/resolve"): "tasks:write",
     ("POST", "/api/intent/test"): "tasks:write",
     ("GET", "/api/providers"): "providers:read",
     ("POST", "/api/providers"): "providers:write",

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import ServerDisconnectedError, web
 from aiohttp.test_utils import TestClient
+from structlog.testing import capture_logs
 
 from limner.core.clock import HeldClock
 from limner.core.errors import (
@@ -230,6 +232,31 @@ async def test_a_bug_tells_only_the_request_id(
     assert found["request_id"] == answer.headers["X-Request-Id"]
     assert "canary" not in json.dumps(found)
     assert "Traceback" not in json.dumps(found)
+
+
+async def test_a_client_that_is_gone_is_no_bug_of_ours(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_: str) -> dict[str, Any]:
+        raise ConnectionResetError
+
+    monkeypatch.setattr(stage.front.intent, "test", fail)
+    admin = await stage.admin()
+    with capture_logs() as lines, pytest.raises(ServerDisconnectedError):
+        await admin.post("/api/intent/test", json={"text": "x"})
+    assert {line["event"] for line in lines} == {"request"}
+
+
+async def test_a_redirect_of_the_server_is_passed_on(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(_: str) -> dict[str, Any]:
+        raise web.HTTPFound("/docs")
+
+    monkeypatch.setattr(stage.front.intent, "test", away)
+    admin = await stage.admin()
+    answer = await admin.post("/api/intent/test", json={"text": "x"}, allow_redirects=False)
+    assert (answer.status, answer.headers["Location"]) == (302, "/docs")
 
 
 async def test_any_text_comes_back_as_it_went_in_or_is_refused(stage: Stage) -> None:

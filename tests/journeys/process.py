@@ -55,7 +55,9 @@ class Finished:
     err: str
 
 
-async def until(condition: Callable[[], object], limit_s: float, what: str) -> None:
+async def until(
+    condition: Callable[[], object], limit_s: float, what: str, look_s: float = LOOK_S
+) -> None:
     """Wait until ``condition`` gives something true, or an awaitable of it.
 
     Raises:
@@ -68,7 +70,7 @@ async def until(condition: Callable[[], object], limit_s: float, what: str) -> N
             return
         if time.monotonic() > deadline:
             raise AssertionError(f"{what} did not come true within {limit_s:g} s")
-        await asyncio.sleep(LOOK_S)
+        await asyncio.sleep(look_s)
 
 
 def environment(home: Path, settings: Mapping[str, str]) -> dict[str, str]:
@@ -275,7 +277,7 @@ class Limner:
         *,
         params: Mapping[str, str] | None = None,
     ) -> Any:
-        """Make one request and give the JSON of its answer.
+        """Make one request and give the JSON of its answer; waits where it is told to (429).
 
         Raises:
             Died: no answer, because the process has ended.
@@ -283,10 +285,14 @@ class Limner:
         """
         assert self._session is not None
         try:
-            async with self._session.request(
-                method, f"{self.url}{path}", json=body, params=params
-            ) as answer:
-                text = await answer.text()
+            while True:
+                async with self._session.request(
+                    method, f"{self.url}{path}", json=body, params=params
+                ) as answer:
+                    text = await answer.text()
+                if answer.status != 429:
+                    break
+                await asyncio.sleep(float(answer.headers["Retry-After"]))
         except (aiohttp.ClientError, OSError) as error:
             # The connection ends a moment before the process can be waited for.
             await until(lambda: self.code is not None, 5, f"an end, after {error!r}")

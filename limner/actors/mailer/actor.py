@@ -62,12 +62,13 @@ class Mailer:
         work.follow(delivery.trace_id)
         if delivery.state != "pending":
             return
-        if task is not None and task.state not in WAITING:
+        if task is not None and not _may_go(delivery, task):
             reason = f"the task is {task.state}"
             work.move(delivery, expected="pending", to="failed", error=reason)
             return
+        waiting = task if task is not None and task.state in WAITING else None
         if await is_suppressed(delivery.address):
-            self._suppress(delivery, task, work)
+            self._suppress(delivery, waiting, work)
             return
         wait_s = await self._wait_for_limit(delivery)
         if wait_s > 0:
@@ -76,7 +77,7 @@ class Mailer:
         try:
             mail = await self._post.letters.write(delivery, task)
         except Permanent as error:
-            self._fail(delivery, task, "pending", None, error.detail, work)
+            self._fail(delivery, waiting, "pending", None, error.detail, work)
             return
         await self._send(delivery, mail, work)
 
@@ -261,6 +262,13 @@ class Sender:
         )
         work.add(delivery)
         work.send(Deliver(delivery_id=ident))
+
+
+def _may_go(delivery: Delivery, task: Task) -> bool:
+    """Whether the task still waits for its mail, or a person has asked for it once more."""
+    if task.state in WAITING:
+        return True
+    return delivery.attempt > 1 and bool(task.result_key) and task.state in {"emailed", "failed"}
 
 
 async def _delivery_and_task(ident: str) -> tuple[Delivery, Task | None]:

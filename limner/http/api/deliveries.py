@@ -9,6 +9,7 @@ from limner.actors.mailer.messages import Deliver
 from limner.core.errors import Conflict
 from limner.core.ids import new_id
 from limner.core.unit import UnitOfWork
+from limner.http.body import Form
 from limner.http.call import Call
 from limner.http.etags import tagged
 from limner.http.listing import Listing, Page, page_of, rows_of
@@ -55,6 +56,12 @@ class DeliveryQuery(Listing):
 def shown(delivery: Delivery) -> DeliveryOut:
     """Give a delivery as clients see it."""
     return DeliveryOut.model_validate(delivery, from_attributes=True)
+
+
+class Resolution(Form):
+    """What a person found out, e.g. from the mail server's log."""
+
+    outcome: Literal["sent", "failed"]
 
 
 async def own(call: Call) -> Delivery:
@@ -104,6 +111,27 @@ async def resend(call: Call) -> Result:
     )
 
 
+async def resolve(call: Call, body: Resolution) -> Result:
+    """Say what became of a mail whose fate nobody knew; its task ends with it."""
+    delivery = await own(call)
+    if delivery.state != "unknown":
+        raise Conflict(f"the mail is {delivery.state}; only an unknown one can be resolved")
+    work = call.work()
+    work.follow(delivery.trace_id)
+    sent = body.outcome == "sent"
+    reason = f"resolved by a person: {body.outcome}"
+    changes = {"sent_at": call.now} if sent else {"error": reason}
+    work.move(delivery, expected="unknown", to=body.outcome, **changes)
+    task = await Task.found(delivery.task_id) if delivery.task_id else None
+    if task is not None and task.state == "unknown" and task.result_key:
+        error = "" if sent else reason
+        to = "emailed" if sent else "failed"
+        work.move(task, expected="unknown", to=to, detail=reason, error=error)
+    work.audit("delivery.resolved", subject=delivery.id, data={"outcome": body.outcome})
+    await call.commit(work)
+    return shown(await Delivery.get(id=delivery.id))
+
+
 async def _attempts(delivery: Delivery) -> int:
     """Give the highest number among the mails of the same task."""
     if delivery.task_id is None:
@@ -139,6 +167,15 @@ ROUTES = [
         "tasks:read",
         answer=Page[DeliveryOut],
         query=DeliveryQuery,
+    ),
+    Route(
+        "POST",
+        "/api/deliveries/{id}/resolve",
+        resolve,
+        "Say whether an unknown mail arrived",
+        "tasks:write",
+        answer=DeliveryOut,
+        body=Resolution,
     ),
     Route("GET", "/api/deliveries/{id}", show, "Show a mail", "tasks:read", answer=DeliveryOut),
     Route(

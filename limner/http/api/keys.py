@@ -5,12 +5,12 @@ from typing import Annotated
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from limner.core.errors import Forbidden, Invalid, NotFound, Unauthenticated
+from limner.core.errors import Forbidden, Invalid, NotFound
 from limner.http.body import Form
 from limner.http.call import Call
 from limner.http.listing import Listing, Page, page_of, rows_of
 from limner.http.routes import ANY, Answer, Result, Route
-from limner.storage.sql.accounts import ADMIN, ApiKey, create_key, revoke_key
+from limner.storage.sql.accounts import ADMIN, ApiKey, active_user, create_key, revoke_key
 
 
 class KeyIn(Form):
@@ -50,9 +50,7 @@ async def listed(call: Call, query: Listing) -> Result:
 
 async def create(call: Call, body: KeyIn) -> Result:
     """Make one."""
-    user = call.caller.user
-    if user is None:
-        raise Unauthenticated("sign in, or send an API key")
+    user = await active_user(call.caller.id)
     scopes = frozenset(body.scopes)
     if not scopes <= call.caller.scopes and ADMIN not in call.caller.scopes:
         raise Forbidden("a key can do no more than whoever makes it")

@@ -67,16 +67,32 @@ async def test_a_message_that_comes_again_sends_nothing(stage: Stage) -> None:
     assert await fate(delivery) == ("sent", "emailed")
 
 
-async def test_a_resent_mail_is_one_of_its_own(stage: Stage) -> None:
+async def test_a_mail_that_a_person_sends_again_goes_out_under_an_id_of_its_own(
+    stage: Stage,
+) -> None:
     task = await finished(stage.ports)
     await mailed(stage.ports, task)
     await stage.act()
-    again = await finished(stage.ports, comment_id=new_id("comment"))
-    await mailed(stage.ports, again, attempt=2)
+    again = await mailed(stage.ports, task, attempt=2)
     await stage.act()
+    assert await fate(again) == ("sent", "emailed")
     ids = {str(mail["Message-ID"]) for mail in await kept(stage.ports)}
     assert len(ids) == 2
     assert any(".result.2@" in each for each in ids)
+
+
+async def test_a_mail_sent_again_to_a_suppressed_address_leaves_the_ended_task_as_it_is(
+    stage: Stage, clock: HeldClock
+) -> None:
+    task = await finished(stage.ports)
+    await mailed(stage.ports, task)
+    await stage.act()
+    await Suppression.create(
+        id=new_id("suppression"), address=ADDRESS, reason="manual", created_at=clock.now()
+    )
+    again = await mailed(stage.ports, task, attempt=2)
+    await stage.act()
+    assert await fate(again) == ("suppressed", "emailed")
 
 
 async def test_a_delivery_that_is_not_there_is_a_dead_letter(stage: Stage) -> None:

@@ -11,6 +11,7 @@ from limner.core.clock import HeldClock
 from limner.core.ids import new_id
 from limner.storage.sql.deliveries import Delivery
 from limner.storage.sql.messaging import OutboxRow
+from limner.storage.sql.tasks import Task
 from tests.fakes.front import Stage, staged
 
 
@@ -97,3 +98,18 @@ async def test_another_users_delivery_does_not_exist(stage: Stage) -> None:
     assert (await client.get(f"/api/deliveries/{row.id}")).status == 404
     assert (await client.post(f"/api/deliveries/{row.id}/resend")).status == 404
     assert (await (await client.get("/api/deliveries")).json())["data"] == []
+
+
+@pytest.mark.parametrize(("outcome", "ends"), [("sent", "emailed"), ("failed", "failed")])
+async def test_a_person_resolves_an_unknown_mail_and_its_task(
+    stage: Stage, outcome: str, ends: str
+) -> None:
+    task = await stage.task("unknown", result_key="results/a.png")
+    row = await delivery(stage, "unknown", task_id=task.id)
+    admin = await stage.admin()
+    url = f"/api/deliveries/{row.id}/resolve"
+    answer = await admin.post(url, json={"outcome": outcome})
+    assert (answer.status, (await answer.json())["state"]) == (200, outcome)
+    assert (await Task.get(id=task.id)).state == ends
+    assert (await admin.post(url, json={"outcome": outcome})).status == 409
+    assert (await admin.post(url, json={"outcome": "perhaps"})).status == 422

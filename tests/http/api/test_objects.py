@@ -159,8 +159,8 @@ async def test_a_signed_upload_is_stored_once(stage: Stage) -> None:
     assert short.status == 403
     typed = await client.put(path, data=CONTENT, headers={"Content-Type": "image/gif"})
     assert typed.status == 403
-    packed = {**headers, "Content-Encoding": "br"}
-    assert (await client.put(path, data=CONTENT, headers=packed)).status in {400, 403}
+    packed = {**headers, "Content-Encoding": "x-gzip"}
+    assert (await client.put(path, data=CONTENT, headers=packed)).status == 403
     done = await client.put(path, data=CONTENT, headers=headers)
     assert done.status == 200
     assert await stage.front.objects.read("up/x.png", 1 << 20) == CONTENT

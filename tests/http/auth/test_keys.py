@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from limner.core.clock import HeldClock
-from limner.storage.sql.accounts import ApiKey, create_key
+from limner.core.unit import Commit
+from limner.storage.sql.accounts import ApiKey, create_key, revoke_key
+from limner.storage.sql.audit import AuditLine
 from tests.fakes.front import Stage, problem, staged
 
 
@@ -52,6 +54,17 @@ async def test_a_revoked_key_works_no_more_and_stays_listed(stage: Stage) -> Non
     assert (await browser.delete(f"/api/keys/{made['id']}")).status == 204
     shown = await (await browser.get(f"/api/keys/{made['id']}")).json()
     assert shown["revoked_at"] is not None
+
+
+async def test_two_who_revoke_at_once_do_it_once(stage: Stage) -> None:
+    await stage.key("admin")
+    row, outcomes = await ApiKey.get(), []
+    for _ in range(2):
+        work = stage.work()
+        revoke_key(work, row)
+        outcomes.append(await stage.front.units.commit(work))
+    assert outcomes == [Commit.DONE, Commit.STALE]
+    assert await AuditLine.filter(event="key.revoked").count() == 1
 
 
 async def test_a_key_can_have_an_end(stage: Stage) -> None:

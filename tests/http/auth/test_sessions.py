@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from limner.core.clock import HeldClock
+from limner.core.unit import Commit
 from limner.http.auth.cookies import LIFE_S
 from limner.storage.sql.accounts import (
     SignInLink,
@@ -72,6 +74,22 @@ async def test_of_many_at_once_one_gets_in(stage: Stage) -> None:
     clients = [await stage.client() for _ in range(8)]
     answers = await asyncio.gather(*(one.get(path, allow_redirects=False) for one in clients))
     assert sorted(answer.status for answer in answers) == [303] + [401] * 7
+
+
+async def test_whoever_comes_second_by_a_hair_stays_out(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = f"/sign-in/{await stage.link()}"
+    first, second = await stage.client(), await stage.client()
+    commit = stage.front.units.commit
+
+    async def commit_late(work: Any) -> Commit:
+        monkeypatch.undo()
+        assert (await first.get(path, allow_redirects=False)).status == 303
+        return await commit(work)
+
+    monkeypatch.setattr(stage.front.units, "commit", commit_late)
+    assert (await second.get(path, allow_redirects=False)).status == 401
 
 
 async def test_looking_at_a_link_does_not_use_it_up(stage: Stage) -> None:
