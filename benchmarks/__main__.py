@@ -18,7 +18,7 @@ from benchmarks.child import ChildFailed
 from benchmarks.result import Result
 
 NAMES = ("units", "comments", "rounds", "lag", "painting")
-BUSY_LOAD = 0.5
+BUSY_PERCENT = 15
 
 
 def _arguments(given: Sequence[str]) -> argparse.Namespace:
@@ -49,8 +49,8 @@ def main(given: Sequence[str]) -> int:
     console = Console(file=sys.stderr if chosen.json else sys.stdout)
     facts = machine.facts()
     table.print_machine(console, facts)
-    if float(facts["load"].split()[0]) > BUSY_LOAD:
-        console.print("The machine is busy: these figures will be too low.", style="yellow")
+    if float(facts["in use before"].split()[0]) > BUSY_PERCENT:
+        console.print("Others use this machine: do not trust these figures.", style="yellow")
     try:
         results = asyncio.run(_run(chosen.only or NAMES, console, quick=chosen.quick))
     except ChildFailed as error:

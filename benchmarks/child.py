@@ -7,6 +7,7 @@ under the same event loop as the server, and gives the JSON object it returns.
 import asyncio
 import importlib
 import json
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -57,7 +58,11 @@ async def call(
 
 
 def main(module: str, name: str, arguments: str) -> None:
-    """Be the child: measure, then print one line of JSON; logs as a server's, to stderr."""
+    """Be the child: measure, then print one line of JSON; logs as a server's, to stderr.
+
+    What the measurement before has left to be written is written first, or this one would pay.
+    """
+    os.sync()
     logs.configure("info")
     function = getattr(importlib.import_module(module), name)
 

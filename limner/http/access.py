@@ -23,6 +23,7 @@ log = get_logger("http")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 REQUEST_ID_FORM = re.compile(r"[A-Za-z0-9._-]{1,64}")
+CLIENT_GONE = 499
 UNCOUNTED = ("/livez", "/readyz", "/static/")
 """Probes and our own files: neither limited nor worth asking the database who calls."""
 
@@ -84,7 +85,8 @@ async def mend(request: web.Request, handler: Handler) -> web.StreamResponse:
             raise
         make, shown = partial(problem_of_http, request, error), (error.status, "", "")
     except ConnectionResetError:
-        raise
+        # Nobody is left to answer; the number is for log and metrics only.
+        return web.Response(status=CLIENT_GONE, reason="Client Closed Request")
     except Exception:
         log.exception("a request failed")
         make, shown = partial(problem_of_bug, request), (500, "internal", "")

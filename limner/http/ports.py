@@ -65,7 +65,7 @@ class Front:
     """Everything the routes may need.
 
     ``ready`` says whether requests shall be sent here; ``signed_objects`` is None where the store
-    serves its own links; ``local_queue`` gives the place of a local job in the order of claims.
+    serves its own links.
     """
 
     settings: Settings

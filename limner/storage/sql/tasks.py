@@ -60,7 +60,7 @@ class Task(Leased):
 
     class Meta:
         table = "tasks"
-        indexes = (("state", "created_at"), ("provider_job_id",))
+        indexes = (("state", "created_at"), ("created_at",), ("provider_job_id",))
 
     @classmethod
     def ended_states(cls) -> frozenset[str]:

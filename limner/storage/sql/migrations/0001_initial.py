@@ -600,6 +600,7 @@ class Migration(migrations.Migration):
                 "app": "limner",
                 "indexes": [
                     Index(fields=["state", "created_at"]),
+                    Index(fields=["created_at"]),
                     Index(fields=["provider_job_id"]),
                 ],
                 "pk_attr": "id",
