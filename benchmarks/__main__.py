@@ -9,6 +9,7 @@ import importlib
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
@@ -19,6 +20,7 @@ from benchmarks.result import Result
 
 NAMES = ("units", "comments", "rounds", "lag", "painting")
 BUSY_PERCENT = 15
+OTHERS = "others use % of the processors"
 
 
 def _arguments(given: Sequence[str]) -> argparse.Namespace:
@@ -36,9 +38,14 @@ async def _run(names: Sequence[str], console: Console, *, quick: bool) -> list[R
     for name in names:
         console.print(f"running {name} ...", style="dim")
         module: Any = importlib.import_module(f"benchmarks.{name}")
+        others = machine.Others()
         result: Result = await module.run(module.QUICK if quick else module.FULL)
-        results.append(result)
-        table.print_result(console, result)
+        percent = round(others.percent())
+        told = replace(result, numbers={**result.numbers, OTHERS: percent})
+        results.append(told)
+        table.print_result(console, told)
+        if percent > BUSY_PERCENT:
+            console.print("  Others use this machine: do not trust these figures.", style="yellow")
     return results
 
 
@@ -49,8 +56,6 @@ def main(given: Sequence[str]) -> int:
     console = Console(file=sys.stderr if chosen.json else sys.stdout)
     facts = machine.facts()
     table.print_machine(console, facts)
-    if float(facts["in use before"].split()[0]) > BUSY_PERCENT:
-        console.print("Others use this machine: do not trust these figures.", style="yellow")
     try:
         results = asyncio.run(_run(chosen.only or NAMES, console, quick=chosen.quick))
     except ChildFailed as error:

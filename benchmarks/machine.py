@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 SYNCS = 50
-WATCHED_S = 1.0
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 BLOCK_BYTES = 4096
 PACKAGES = ("uvloop", "tortoise-orm", "aiosqlite", "onnxruntime", "numpy")
 
@@ -29,7 +29,6 @@ def facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "sqlite": sqlite3.sqlite_version,
         "packages": versions,
-        "in use before": f"{in_use_percent():.0f} % of the processors",
         "sync of 4 KiB": f"{sync_ms():.2f} ms",
     }
 
@@ -46,12 +45,23 @@ def sync_ms() -> float:
     return median(taken)
 
 
-def in_use_percent() -> float:
-    """Give how much of the processors others use, watched for ``WATCHED_S``; 0 if nobody says."""
-    busy, every = _ticks()
-    time.sleep(WATCHED_S)
-    later_busy, later_every = _ticks()
-    return 100 * (later_busy - busy) / max(1, later_every - every)
+class Others:
+    """Watches how much of the processors is used by others than us and our children."""
+
+    def __init__(self) -> None:
+        self._busy, self._every = _ticks()
+        self._own_s = _own_s()
+
+    def percent(self) -> float:
+        """Give their share since the start, 0 to 100; 0 where the system does not tell."""
+        busy, every = _ticks()
+        own = (_own_s() - self._own_s) * TICKS_PER_S
+        return 100 * max(0.0, busy - self._busy - own) / max(1, every - self._every)
+
+
+def _own_s() -> float:
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
 
 
 def _ticks() -> tuple[int, int]:

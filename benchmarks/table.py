@@ -20,7 +20,7 @@ def print_machine(console: Console, facts: Mapping[str, Any]) -> None:
 
 def print_result(console: Console, result: Result) -> None:
     """Print a benchmark: one line per figure, with its spread and what it should be."""
-    numbers = ", ".join(f"{name} {value}" for name, value in result.numbers.items())
+    numbers = ", ".join(f"{name}: {value}" for name, value in result.numbers.items())
     console.print(f"\n[bold]{result.name}[/bold]  {result.title}", highlight=False)
     console.print(numbers, style="dim", highlight=False)
     table = Table(box=None, pad_edge=False, header_style="dim")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from benchmarks import child, lag, tape
-from benchmarks.__main__ import NAMES
+from benchmarks.__main__ import NAMES, OTHERS
 from benchmarks.child import ChildFailed, Measured
 from benchmarks.result import Figure, Result, quantile, ratios
 from limner.core.metrics import Metrics
@@ -59,7 +59,8 @@ async def test_the_command_prints_json_alone_on_standard_output() -> None:
     assert process.returncode == 0, err.decode()
     told = json.loads(out)
     assert [result["name"] for result in told["results"]] == ["units"]
-    assert {"processor", "in use before", "python"} <= set(told["machine"])
+    assert {"processor", "sync of 4 KiB", "python"} <= set(told["machine"])
+    assert 0 <= told["results"][0]["numbers"][OTHERS] <= 100
 
 
 async def fails(reason: str) -> Measured:

@@ -1,8 +1,8 @@
 """What must hold when a journey has come to rest, whatever happened on its way.
 
 Each check reads what the world can see (SQL read only, REST, the mailbox, the fakes' own books,
-the log) and gives its findings as sentences, each with the name of its invariant in front; none is
-good. docs: the letters are those of the reliability rules: I-COM, I-TERM, I-MONO, I-MAIL, I-OUT …
+the log) and gives its findings as sentences, each with the name of its invariant in front. No
+finding means that the invariant holds.
 """
 
 import hashlib

@@ -1,3 +1,4 @@
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
@@ -8,7 +9,7 @@ import pytest
 from limner.actors.poller.sample import comments as sample_comments
 from tests.fakes.provider import FakeProvider
 from tests.journeys.invariants import Books, findings_of, hold
-from tests.journeys.process import Limner, Prepared, prepare, until
+from tests.journeys.process import Limner, Prepared, prepare, run, until
 from tests.journeys.story import SECRET, SETTLED, Journey, Variant, journey, wishes
 
 pytestmark = [pytest.mark.journey, pytest.mark.timeout(120)]
@@ -132,6 +133,8 @@ async def test_the_whole_story_holds_all_invariants_with(
             wanted = sum(wish.expect == "emailed" for wish in wishes())
             assert sum(travelling.world.smtp.copies.values()) == wanted
         await hold(travelling)
+        verified = await asyncio.to_thread(run, travelling.limner.home, "audit", "verify")
+        assert verified.code == 0, verified
 
 
 TAMPERINGS = {
@@ -185,7 +188,7 @@ TAMPERINGS = {
         "I-OBJ",
         "UPDATE mailbox SET size_bytes = size_bytes + 1",
     ),
-    "an audit line that was changed": ("I-AUDIT", "UPDATE audit SET actor = 'x' WHERE seq = 2"),
+    "an audit line that was changed": ("I-AUDIT", "UPDATE audit SET actor = 'x' WHERE seq = 1"),
 }
 
 
