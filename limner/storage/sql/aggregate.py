@@ -16,7 +16,8 @@ class Aggregate(Model):
 
     ``transitions`` maps each state to those it may move to; a state without any has ended.
     ``version`` counts every guarded update, so that an update always changes a row (MariaDB
-    counts unchanged rows as 0). With ``has_timeline`` it also numbers the timeline's lines.
+    counts unchanged rows as 0). With ``has_timeline`` the table has a column ``line_count``, which
+    numbers the timeline's lines without gaps.
     """
 
     kind: ClassVar[str] = ""

@@ -78,6 +78,8 @@ class Guarded:
         model, table = type(self.row), _quoted(self.row._meta.db_table)
         rise = max(1, len(self.lines))
         sets, values = [f"version = version + {rise}", "updated_at = ?"], [NOW]
+        if self.lines:
+            sets.append(f"line_count = line_count + {len(self.lines)}")
         for name, value in self.changes.items():
             sets.append(f"{_quoted(name)} = ?")
             values.append(_plain(model, name, value))
@@ -116,13 +118,13 @@ Change = Insert | Guarded | Run
 
 
 async def _add_line(connection: Connection, row: Aggregate, line: Line, back: int) -> None:
-    """Write one line with number ``version - back``; the row is locked by its update."""
+    """Write one line with number ``line_count - back``; the row is locked by its update."""
     from limner.storage.sql.timeline import TimelineLine
 
     data = column_value(TimelineLine, "data", dict(line.data))
     await connection.execute(
         "INSERT INTO timeline (kind, object_id, n, at, type, state, detail, data, user_id) "  # noqa: S608
-        f"SELECT ?, id, version - {back}, ?, ?, ?, ?, ?, user_id "
+        f"SELECT ?, id, line_count - {back}, ?, ?, ?, ?, ?, user_id "
         f"FROM {_quoted(row._meta.db_table)} WHERE id = ?",
         [
             row.kind,

@@ -32,6 +32,7 @@ class Job(Leased):
         CANCELLED: frozenset(),
     }
 
+    line_count = fields.IntField(default=1)
     media = fields.CharField(16, default="image")
     task_id = fields.CharField(ID_LENGTH, null=True, db_index=True)
     prompt = fields.CharField(2000)

@@ -38,6 +38,7 @@ class Task(Leased):
         expired="",
     )
 
+    line_count = fields.IntField(default=1)
     comment_id = fields.CharField(ID_LENGTH, unique=True)
     source_id = fields.CharField(ID_LENGTH, db_index=True)
     comment_text = fields.CharField(4000, default="")
