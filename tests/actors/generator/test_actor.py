@@ -125,7 +125,11 @@ async def test_a_wish_of_nobody_we_know_is_a_dead_letter(stage: Stage, user: str
     wish = Generate(user=user, prompt="a fox")
     await stage.publish(wish, Generate.topic, message_id="m1")
     (letter,) = await stage.dead()
-    assert (letter.reason, letter.detail, letter.message_id) == ("invalid", "no such user; /user: is no active account", "m1")
+    assert (letter.reason, letter.detail, letter.message_id) == (
+        "invalid",
+        "no such user; /user: is no active account",
+        "m1",
+    )
     assert await Job.all().count() == 0
 
 
