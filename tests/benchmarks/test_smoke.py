@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+# ``python -m pytest`` has it already; plain ``pytest`` does not.
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+
 from benchmarks import child, lag, tape
 from benchmarks.__main__ import NAMES, OTHERS
 from benchmarks.child import ChildFailed, Measured
