@@ -269,8 +269,12 @@ def test_serve_prints_where_it_is_and_a_link_that_signs_in_once_and_ends_at_sigt
     def visit() -> None:
         # Only a server that answers has its signal handlers; any other process would die of it.
         if _answers(f"http://127.0.0.1:{port}/readyz", LIMIT_S):
-            ((used,),) = run.rows("SELECT COUNT(*) FROM sign_in_links")
-            opened.append(used)
+            # It listens a moment before it makes the link that it prints.
+            until, links = time.monotonic() + LIMIT_S, 0
+            while not links and time.monotonic() < until:
+                ((links,),) = run.rows("SELECT COUNT(*) FROM sign_in_links")
+                time.sleep(LOOK_S)
+            opened.append(links)
             os.kill(os.getpid(), signal.SIGTERM)
 
     visitor = threading.Thread(target=visit)

@@ -6,6 +6,7 @@ in mails stay true. What the processes wrote to stderr is kept, start by start.
 """
 
 import asyncio
+import itertools
 import json
 import os
 import shutil
@@ -120,11 +121,24 @@ def prepare(folder: Path) -> Prepared:
     return Prepared(home, made.out.strip())
 
 
+_ports = itertools.count()
+
+
 def free_port() -> int:
-    """Give a port of 127.0.0.1 that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-    return port
+    """Give a port that nobody listens on and that no other test of this run is given.
+
+    From below the range that outgoing connections take theirs from, a block per process: a port
+    that the system picks may be taken again before the server listens on it.
+    """
+    block = 20_000 + os.getpid() % 200 * 50
+    while True:
+        port = block + next(_ports) % 50
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
 
 
 @dataclass
