@@ -1,7 +1,6 @@
 """The doctor: what is installed, reachable and misconfigured, and what mends it."""
 
 import platform
-import shutil
 import sys
 from collections.abc import Awaitable, Callable
 from importlib import metadata
@@ -77,10 +76,3 @@ def _llm(settings: Settings) -> Check:
     if not settings.llm_model:
         return Check("language model", "fail", "no model", "set LIMNER_LLM_MODEL")
     return Check("language model", "pass", settings.llm_model)
-
-
-def commands() -> list[Check]:
-    """Tell of programs that only development needs."""
-    found = shutil.which("chromium")
-    detail = found or "not found: tests of the pages are skipped"
-    return [Check("chromium", "pass" if found else "warn", detail, "apt-get install chromium")]
