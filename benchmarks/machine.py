@@ -14,16 +14,23 @@ from typing import Any
 SYNCS = 50
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 BLOCK_BYTES = 4096
-PACKAGES = ("uvloop", "tortoise-orm", "aiosqlite", "onnxruntime", "numpy")
+PACKAGES = (
+    "uvloop",
+    "tortoise-orm",
+    "aiosqlite",
+    "aio-pika",
+    "aiomysql",
+    "onnxruntime",
+    "numpy",
+)
 
 
 def facts() -> dict[str, Any]:
     """Give the machine's facts; looks at the disk of the temporary folder."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
     return {
         "at": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        "processor": f"{cores} × {_cpu_name()}",
+        "processor": f"{cores()} × {_cpu_name()}",
         "memory": f"{_memory_gib():.1f} GiB",
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
@@ -31,6 +38,13 @@ def facts() -> dict[str, Any]:
         "packages": versions,
         "sync of 4 KiB": f"{sync_ms():.2f} ms",
     }
+
+
+def cores() -> int:
+    """Give the number of processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def sync_ms() -> float:

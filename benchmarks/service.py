@@ -1,4 +1,4 @@
-"""A whole service in this process, on the embedded defaults, in a throw-away folder."""
+"""A whole service in this process, in a throw-away folder; embedded unless told otherwise."""
 
 import asyncio
 import time
@@ -38,11 +38,11 @@ class NotFinished(RuntimeError):
 
 @asynccontextmanager
 async def running(
-    home: Path, feed_url: str = "", builders: Builders | None = None
+    home: Path, feed_url: str = "", builders: Builders | None = None, **chosen: Any
 ) -> AsyncIterator[Ports]:
-    """Run every actor, without the web front, while the block runs."""
+    """Run every actor, without the web front, while the block runs; ``chosen`` are settings."""
     hosts = (urlsplit(feed_url).netloc,) if feed_url else ()
-    settings = Settings(home=home, allow_private_hosts=hosts)
+    settings = Settings(home=home, allow_private_hosts=hosts, **chosen)
     async with open_engines(settings, check_schema=False) as engines:
         await migration.migrate(engines.ports.database, engines.ports.units)
         service = Service(engines, registry.chosen("all"), builders or {})

@@ -102,15 +102,27 @@ def keep(folder: Path, tape: Sequence[Transaction], changes: int | None) -> None
 
 
 def transactions(lines: Sequence[str]) -> list[Transaction]:
-    """Give the transactions of a trace; reads outside of any are left out."""
+    """Give the transactions of a trace; reads outside of any are left out.
+
+    A unit in a group stands between savepoints: what was rolled back to one is given as a
+    transaction of its own that was not committed.
+    """
     found: list[Transaction] = []
     open_one: list[Statement] | None = None
+    unit_start = 0
     for line in lines:
-        word = line.lstrip().split(None, 1)[0].upper().rstrip(";") if line.strip() else "--"
-        if word.startswith("--"):
+        words = line.upper().rstrip("; ").split() or ["--"]
+        word = words[0]
+        if word.startswith("--") or word == "RELEASE":
             continue
         if word == "BEGIN":
-            open_one = []
+            open_one, unit_start = [], 0
+        elif word == "SAVEPOINT":
+            unit_start = len(open_one or ())
+        elif words[:2] == ["ROLLBACK", "TO"]:
+            undone = (open_one or [])[unit_start:]
+            open_one = (open_one or [])[:unit_start]
+            found.append(Transaction(tuple(undone), committed=False))
         elif word in {"COMMIT", "ROLLBACK", "END"}:
             found.append(Transaction(tuple(open_one or ()), word != "ROLLBACK"))
             open_one = None

@@ -1,6 +1,7 @@
 """Units of work per second: one guarded move, its timeline line, one message taken, one sent.
 
-The ceiling is what the same run committed, statement by statement, on a bare sqlite3 connection.
+The ceiling on SQLite is what the same run committed, statement by statement, on a bare sqlite3
+connection; on MariaDB it is the same statements in transactions of their own by bare aiomysql.
 """
 
 import asyncio
@@ -11,8 +12,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from benchmarks import tape
+from benchmarks import servers, tape, transactions
 from benchmarks.child import Measured, call
 from benchmarks.result import Figure, Result, column, ratios
 from limner.actors.status.messages import Check
@@ -25,6 +27,7 @@ from limner.storage.sql.database import Database
 from limner.storage.sql.schema import migrate
 from limner.storage.sql.tasks import Task
 from limner.storage.sql.unit import SqlUnits
+from tests.engines.mariadb import MariaDbServer
 
 TASKS = 50
 STATES = ("running", "unknown")
@@ -35,14 +38,21 @@ STATES = ("running", "unknown")
 class Size:
     """How much to measure; ``at_once`` are how many units wait for their commit together."""
 
-    units: int = 1000
-    at_once: tuple[int, ...] = (1, 4, 16)
+    units: int = 2000
+    at_once: tuple[int, ...] = (1, 4, 16, 50)
+    on_mariadb: tuple[int, ...] = (1, 50)
     group: int = 16
     rounds: int = 3
 
 
 FULL = Size()
-QUICK = Size(units=20, at_once=(1, 2), group=4, rounds=1)
+QUICK = Size(units=20, at_once=(1, 2), on_mariadb=(1, 2), group=4, rounds=1)
+
+
+class KeepingBroker(EmbeddedBroker):
+    """Stands for a broker that loses nothing; nothing is published in this benchmark."""
+
+    durable = True
 
 
 class Bench:
@@ -50,12 +60,19 @@ class Bench:
 
     def __init__(self, database: Database) -> None:
         self._clock = database.clock
-        self._units = SqlUnits(database, EmbeddedBroker(self._clock), self._clock, self._take)
+        # On a server, messages go over a broker that keeps them, and units are merged.
+        kind = EmbeddedBroker if database.dialect == "sqlite" else KeepingBroker
+        self._units = SqlUnits(database, kind(self._clock), self._clock, self._take)
         self._tasks: dict[str, Task] = {}
         self._waiting: deque[Envelope] = deque()
 
     async def _take(self, envelopes: list[Envelope]) -> None:
         self._waiting += [each for each in envelopes if each.kind == "command"]
+
+    @property
+    def group(self) -> float:
+        """The mean number of units in a commit."""
+        return self._units.committer.units / self._units.committer.groups
 
     async def prepare(self) -> None:
         """Store the tasks and a message for each."""
@@ -101,9 +118,9 @@ class Bench:
 
 
 @asynccontextmanager
-async def _bench() -> AsyncIterator[Bench]:
+async def _bench(database_url: str) -> AsyncIterator[Bench]:
     with tempfile.TemporaryDirectory(prefix="limner-bench-") as folder:
-        database = Database(f"sqlite://{folder}/limner.db", SystemClock())
+        database = Database(database_url or f"sqlite://{folder}/limner.db", SystemClock())
         await database.open()
         try:
             await migrate(database)
@@ -114,57 +131,107 @@ async def _bench() -> AsyncIterator[Bench]:
             await database.close()
 
 
-async def commit(units: int, at_once: int) -> Measured:
+async def commit(units: int, at_once: int, database_url: str = "") -> Measured:
     """Commit ``units`` units."""
-    async with _bench() as bench:
+    async with _bench(database_url) as bench:
         cpu_s, started = time.process_time(), time.perf_counter()
         await bench.handle(units, at_once)
         seconds = time.perf_counter() - started
-        return {"seconds": seconds, "cpu_ms": (time.process_time() - cpu_s) / units * 1000}
+        cpu_ms = (time.process_time() - cpu_s) / units * 1000
+        return {"seconds": seconds, "cpu_ms": cpu_ms, "group": bench.group}
 
 
 async def record(units: int, folder: str) -> Measured:
     """Commit the same units once more, untimed, and keep what the writer did."""
-    async with _bench() as bench, tape.recording(Path(folder)) as made:
+    async with _bench("") as bench, tape.recording(Path(folder)) as made:
         await bench.handle(units, 1)
     return {"statements": made.statements / units, "hops": made.hops / units}
 
 
+async def bare(units: int, at_once: int, database_url: str) -> Measured:
+    """Commit as many transactions with the statements of a unit by bare aiomysql."""
+    async with _bench(database_url):
+        pass
+    return await transactions.commit(database_url, units, at_once, TASKS)
+
+
 async def run(size: Size = FULL) -> Result:
-    """Measure units and bare transactions in turn."""
+    """Measure units and bare transactions in turn, on SQLite, then on MariaDB."""
+    figures = await _on_sqlite(size)
+    notes = [tape.CEILING]
+    try:
+        async with servers.mariadb_running() as mariadb:
+            figures += await _on_mariadb(size, mariadb)
+        notes.append(transactions.CEILING)
+    except servers.EnginesMissing as reason:
+        notes.append(f"MariaDB was left out: {reason}")
+    return Result(
+        "units",
+        "units of work per second: a message taken, a guarded move, its line, a message sent",
+        tuple(figures),
+        {**asdict(size), "tasks": TASKS},
+        tuple(notes),
+    )
+
+
+async def _on_sqlite(size: Size) -> list[Figure]:
     limner: dict[int, list[Measured]] = {at_once: [] for at_once in size.at_once}
-    bare: list[Measured] = []
+    alone: list[Measured] = []
     grouped: list[Measured] = []
     with tempfile.TemporaryDirectory(prefix="limner-bench-") as scratch:
         kept = await call(record, units=size.units, folder=scratch)
         for _ in range(size.rounds):
             for at_once, taken in limner.items():
                 taken.append(await call(commit, units=size.units, at_once=at_once))
-            bare.append(await call(tape.replay, folder=scratch))
+            alone.append(await call(tape.replay, folder=scratch))
             grouped.append(await call(tape.replay, folder=scratch, group=size.group))
-    ceiling = column(bare, "seconds")
+    ceiling = column(alone, "seconds")
     figures = [
         Figure("statements", "/unit", (kept["statements"],)),
         Figure("thread hops of the writer", "/unit", (kept["hops"],)),
-        Figure("ceiling", "units/s", tuple(size.units / each for each in ceiling)),
+        Figure("ceiling", "units/s", _rates(size.units, ceiling)),
         Figure(
             f"ceiling, {size.group} units to a commit",
             "units/s",
-            tuple(size.units / each for each in column(grouped, "seconds")),
+            _rates(size.units, column(grouped, "seconds")),
         ),
     ]
     for at_once, taken in limner.items():
-        seconds = column(taken, "seconds")
-        rates = tuple(size.units / each for each in seconds)
+        figures += _rows(f"{at_once} at once", size.units, taken, ceiling)
+    return figures
+
+
+async def _on_mariadb(size: Size, mariadb: MariaDbServer) -> list[Figure]:
+    limner: dict[int, list[Measured]] = {at_once: [] for at_once in size.on_mariadb}
+    ceilings: dict[int, list[Measured]] = {at_once: [] for at_once in size.on_mariadb}
+    for _ in range(size.rounds):
+        for at_once, taken in limner.items():
+            for function, rows in ((commit, taken), (bare, ceilings[at_once])):
+                url = await asyncio.to_thread(mariadb.fresh_database)
+                given: dict[str, Any] = {"at_once": at_once, "database_url": url}
+                rows.append(await call(function, units=size.units, **given))
+                await asyncio.to_thread(mariadb.drop_database, url)
+    figures = []
+    for at_once, taken in limner.items():
+        ceiling = column(ceilings[at_once], "seconds")
+        name = f"MariaDB, {at_once} at once"
+        figures += _rows(name, size.units, taken, ceiling)
         figures += [
-            Figure(f"{at_once} at once: units", "units/s", rates),
-            Figure(f"{at_once} at once: processor", "ms/unit", column(taken, "cpu_ms")),
-            Figure(f"{at_once} at once: of the ceiling", "×", ratios(ceiling, seconds)),
+            Figure(f"{name}: bare transactions", "units/s", _rates(size.units, ceiling)),
+            Figure(f"{name}: bare, processor", "ms/unit", column(ceilings[at_once], "cpu_ms")),
         ]
-    return Result(
-        "units",
-        "units of work per second: a message taken, a guarded move, its line, a message sent",
-        tuple(figures),
-        {**asdict(size), "tasks": TASKS},
-        (tape.CEILING,),
-    )
+    return figures
+
+
+def _rows(name: str, units: int, taken: list[Measured], ceiling: tuple[float, ...]) -> list[Figure]:
+    seconds = column(taken, "seconds")
+    return [
+        Figure(f"{name}: units", "units/s", _rates(units, seconds)),
+        Figure(f"{name}: processor", "ms/unit", column(taken, "cpu_ms")),
+        Figure(f"{name}: units to a commit", "mean", column(taken, "group")),
+        Figure(f"{name}: of the ceiling", "×", ratios(ceiling, seconds)),
+    ]
+
+
+def _rates(units: int, seconds: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(units / each for each in seconds)

@@ -66,7 +66,11 @@ class OldSchema(LimnerError):
 def _broker(settings: Settings, clock: Clock) -> Broker:
     if settings.broker_url.startswith("embedded:"):
         return EmbeddedBroker(clock)
-    raise _unknown("LIMNER_BROKER_URL", settings.broker_url, "embedded:")
+    if settings.broker_url.startswith(("amqp:", "amqps:")):
+        from limner.core.brokers.rabbit import RabbitBroker
+
+        return RabbitBroker(settings.broker_url, clock)
+    raise _unknown("LIMNER_BROKER_URL", settings.broker_url, "embedded:, amqp://…, amqps://…")
 
 
 def _cache(settings: Settings, clock: Clock) -> Cache:
@@ -74,7 +78,11 @@ def _cache(settings: Settings, clock: Clock) -> Cache:
         from limner.storage.cache.memory import MemoryCache
 
         return MemoryCache(clock)
-    raise _unknown("LIMNER_CACHE_URL", settings.cache_url, "memory:")
+    if settings.cache_url.startswith(("redis:", "rediss:")):
+        from limner.storage.cache.redis import RedisCache
+
+        return RedisCache(settings.cache_url)
+    raise _unknown("LIMNER_CACHE_URL", settings.cache_url, "memory:, redis://…, rediss://…")
 
 
 def _objects(
@@ -85,7 +93,14 @@ def _objects(
 
         store = local_objects(settings.objects, signer, settings.base_url, clock)
         return store, store
-    raise _unknown("LIMNER_OBJECTS_URL", settings.objects, "file://FOLDER")
+    if settings.objects.startswith("s3:"):
+        from limner.storage.objects.s3 import s3_objects
+
+        access, secret = settings.objects_access_key, settings.objects_secret_key
+        return s3_objects(
+            settings.objects, access.get_secret_value(), secret.get_secret_value()
+        ), None
+    raise _unknown("LIMNER_OBJECTS_URL", settings.objects, "file://FOLDER, s3://BUCKET?…")
 
 
 def _unknown(name: str, url: str, known: str) -> NotConfigured:

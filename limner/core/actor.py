@@ -5,7 +5,8 @@ scheduled again, or kept as a dead letter with its reason. The supervisor owns l
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from asyncio import FIRST_COMPLETED
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -17,15 +18,13 @@ from limner.core.logs import get_logger
 from limner.core.message import BODY_LIMIT_BYTES, Envelope, Message
 from limner.core.metrics import Metrics
 from limner.core.middleware import DEFAULT_MIDDLEWARE, Fate, Job, Middleware, chain, in_full
+from limner.core.patience import ENGINE_HOLD_S, patiently
 from limner.core.unit import Again, Commit, Dead, UnitOfWork, Units
 
 log = get_logger("actor")
 
 M = TypeVar("M", bound=Message)
 M_contra = TypeVar("M_contra", bound=Message, contravariant=True)
-
-ENGINE_HOLD_S = 60.0
-ENGINE_PAUSE_S = 1.0
 
 
 class Handler(Protocol[M_contra]):
@@ -111,52 +110,71 @@ class ActorLoop:
     async def run(self, stop: asyncio.Event) -> None:
         """Consume until ``stop`` is set, then finish what is in hand.
 
+        If the broker goes away, what is in hand is finished too, within ``ENGINE_HOLD_S``: its
+        units commit, and the broker's second delivery is dropped as a repetition.
+
         Raises:
-            EngineUnavailable: broker or database stayed away longer than ``ENGINE_HOLD_S``.
+            EngineUnavailable: the broker went away, or the database stayed away longer than
+                ``ENGINE_HOLD_S``.
         """
         actor = self._actor
-        async with (
-            self._broker.consume(actor.name, actor.concurrency) as deliveries,
-            asyncio.TaskGroup() as group,
-        ):
-            stopped = group.create_task(stop.wait())
-            while True:
-                coming = asyncio.ensure_future(anext(deliveries))
+        async with self._broker.consume(actor.name, actor.concurrency) as deliveries:
+            lost: EngineUnavailable | None = None
+            async with asyncio.TaskGroup() as group:
+                hands: set[asyncio.Task[None]] = set()
+                receiving = asyncio.ensure_future(self._receive(deliveries, stop, group, hands))
+                stopped = asyncio.ensure_future(stop.wait())
                 try:
-                    await asyncio.wait({coming, stopped}, return_when=asyncio.FIRST_COMPLETED)
-                    if not coming.done():
-                        return
+                    await asyncio.wait({receiving, stopped}, return_when=FIRST_COMPLETED)
                 finally:
-                    if not coming.done():
-                        coming.cancel()
-                        await asyncio.gather(coming, return_exceptions=True)
-                if stop.is_set():
-                    await coming.result().release()
-                    return
-                group.create_task(self._take(coming.result()))
+                    ended = receiving.done()
+                    stopped.cancel()
+                    receiving.cancel()
+                    await asyncio.gather(receiving, stopped, return_exceptions=True)
+                if ended:
+                    lost = _loss(receiving)
+                    await self._finish_hands(hands)
+            if lost is not None:
+                raise lost
+
+    async def _receive(
+        self,
+        deliveries: AsyncIterator[Delivery],
+        stop: asyncio.Event,
+        group: asyncio.TaskGroup,
+        hands: set[asyncio.Task[None]],
+    ) -> None:
+        """Start a task for each delivery; the broker hands out no more than the concurrency."""
+        async for delivery in deliveries:
+            if stop.is_set():
+                await delivery.release()
+                return
+            hand = group.create_task(self._take(delivery))
+            hands.add(hand)
+            hand.add_done_callback(hands.discard)
+
+    async def _finish_hands(self, hands: set[asyncio.Task[None]]) -> None:
+        """Let what is in hand come to its end, and cancel what does not in time."""
+        if hands:
+            _, late = await asyncio.wait(tuple(hands), timeout=ENGINE_HOLD_S)
+            for hand in late:
+                hand.cancel()
 
     async def _take(self, delivery: Delivery) -> None:
         """Take one delivery to its end; give it back if the process stops or an engine is gone."""
         try:
-            await self._patiently(self.settle, delivery.envelope)
-            await delivery.ack()
+            await patiently(lambda: self.settle(delivery.envelope), self._clock)
+            await self._acknowledge(delivery)
         except BaseException:
             await delivery.release()
             raise
 
-    async def _patiently(
-        self, work: Callable[[Envelope], Awaitable[None]], envelope: Envelope
-    ) -> None:
-        """Repeat while an engine is out of reach, for at most ``ENGINE_HOLD_S``."""
-        until = self._clock.monotonic() + ENGINE_HOLD_S
-        while True:
-            try:
-                return await work(envelope)
-            except EngineUnavailable as error:
-                if self._clock.monotonic() >= until:
-                    raise
-                log.warning("engine unavailable", actor=self._actor.name, error=error.detail)
-                await asyncio.sleep(ENGINE_PAUSE_S)
+    async def _acknowledge(self, delivery: Delivery) -> None:
+        """Say that the message is done with; a broker that has gone away delivers it again."""
+        try:
+            await delivery.ack()
+        except EngineUnavailable as error:
+            log.info("not acknowledged", actor=self._actor.name, error=error.detail)
 
     async def settle(self, envelope: Envelope) -> None:
         """Handle one message and commit what became of it.
@@ -164,6 +182,9 @@ class ActorLoop:
         Raises:
             EngineUnavailable: nothing was committed; call it again.
         """
+        if envelope.fault is not None:
+            await self._bury(envelope, *envelope.fault)
+            return
         try:
             kind, handler = self._handler_of(envelope)
             message = kind.from_bytes(envelope.body)
@@ -190,7 +211,8 @@ class ActorLoop:
         if fate.verdict == "done" and not fate.reason:
             outcome = {Again: "again", Dead: "dead"}.get(type(again), "done")
             try:
-                return self._count(outcome, await self._units.commit(job.work))
+                # The handler has run: while an engine is away its unit waits, not its effects.
+                return self._count(outcome, await self._commit(job.work))
             except EngineUnavailable:
                 raise
             except Exception as error:  # noqa: BLE001 - a bug in the unit is one attempt used up
@@ -206,6 +228,11 @@ class ActorLoop:
                 after_s = self._actor.backoff.delay_s(job.envelope.attempt)
             work.retry(fate.reason, after_s=after_s)
         return self._count(fate.verdict, await self._units.commit(work))
+
+    async def _commit(self, work: UnitOfWork) -> Commit:
+        if not work.repeatable:
+            return await self._units.commit(work)
+        return await patiently(lambda: self._units.commit(work), self._clock)
 
     async def _bury(
         self, envelope: Envelope, reason: str, detail: str, job: Job | None = None
@@ -229,7 +256,7 @@ class ActorLoop:
 
     def _count(self, outcome: str, commit: Commit) -> Commit:
         if commit is not Commit.REPEATED:
-            self._metrics.jobs_finished.labels(self._actor.name, outcome).inc()
+            self._metrics.count_job(self._actor.name, outcome)
         return commit
 
     def _refusal(self, event: str, error: Exception) -> tuple[str, str]:
@@ -251,3 +278,15 @@ class ActorLoop:
                 f"not {envelope.topic}",
                 code="unknown_message",
             ) from None
+
+
+def _loss(receiving: "asyncio.Future[None]") -> EngineUnavailable | None:
+    """Give why receiving ended, if the broker went away.
+
+    Raises:
+        Exception: it ended for another reason: a bug, which the supervisor counts.
+    """
+    error = None if receiving.cancelled() else receiving.exception()
+    if error is not None and not isinstance(error, EngineUnavailable):
+        raise error
+    return error

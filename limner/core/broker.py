@@ -15,6 +15,8 @@ from limner.core.message import Envelope
 
 PUBLISH = declare("broker.publish")
 ACK = declare("broker.ack")
+DELIVERY_LIMIT = "delivery_limit"
+"""The fault of a message that was delivered again and again and never acknowledged."""
 
 
 class Outcome(StrEnum):
@@ -27,7 +29,10 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class QueueDepth:
-    """How full one actor's queue is; ``oldest_age_s`` is None where the broker cannot tell."""
+    """How full one actor's queue is; ``oldest_age_s`` is None where the broker cannot tell.
+
+    ``in_hand`` counts what consumers of this process hold: not every broker tells of the others'.
+    """
 
     ready: int
     in_hand: int
@@ -45,8 +50,8 @@ class Delivery(Protocol):
     async def ack(self) -> None:
         """Say that the message is done with. Called after the unit has committed.
 
-        Raises:
-            EngineUnavailable: the broker is gone; it will deliver the message again.
+        The broker may learn of it some milliseconds later. If it is gone nothing happens: it will
+        deliver the message again.
         """
         ...
 
@@ -72,13 +77,17 @@ class Broker(Protocol):
 
         Raises:
             EngineUnavailable: the broker does not answer.
+            NotConfigured: something of ours is there with other arguments; the sentence says what
+                and how to mend it.
         """
         ...
 
     async def publish(self, envelopes: Sequence[Envelope]) -> list[Outcome]:
         """Publish all, in order, and give one outcome each, in the same order.
 
-        A message that this process already holds counts as CONFIRMED.
+        A message that this process already holds counts as CONFIRMED. A command is UNROUTABLE if
+        its consumer has no queue, BUSY if the queue takes no more; an event that nobody hears is
+        CONFIRMED.
 
         Raises:
             EngineUnavailable: nothing can be said about any of them; publish them again.
@@ -90,13 +99,34 @@ class Broker(Protocol):
     ) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]:
         """Receive the actor's commands, at most ``prefetch`` in hand; ends when the block ends.
 
+        What is in hand then is given back. What a producer did wrong is told by the envelope's
+        ``fault``; such a message is settled like any other.
+
         Raises:
-            EngineUnavailable: from the iterator, when the broker goes away.
+            EngineUnavailable: at the beginning of the block or from the iterator: the broker, or
+                the consumer's queue, is gone. Begin again with a new block.
         """
         ...
 
     def subscribe(self) -> AbstractAsyncContextManager[AsyncIterator[Envelope]]:
-        """Receive events from now on; bounded, and the oldest are dropped when not read in time."""
+        """Receive events from now on; bounded, and the oldest are dropped when not read in time.
+
+        Raises:
+            EngineUnavailable: at the beginning of the block or from the iterator: the broker is
+                gone, and with it events. Begin again with a new block.
+        """
+        ...
+
+    def dead(self) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]:
+        """Receive what the broker gave up, of all actors.
+
+        The envelope's ``fault`` says of what it died: ``DELIVERY_LIMIT``, ``unroutable`` (no queue
+        takes it), ``rejected``, ``expired``, or what makes it unreadable. A broker that gives
+        nothing up gives nothing here.
+
+        Raises:
+            EngineUnavailable: as ``consume``.
+        """
         ...
 
     async def depth(self, actor: str) -> QueueDepth:

@@ -12,8 +12,8 @@ _last = (0, 0)
 PREFIXED = re.compile(r"[a-z]{2,12}_[0-9a-f]{32}")
 
 
-def uuid7() -> uuid.UUID:
-    """Give a UUIDv7 that is greater than every one this process gave before.
+def _uuid7_value() -> int:
+    """Give a UUIDv7 as a number.
 
     48 bits of Unix milliseconds, a 12-bit counter within the millisecond (RFC 9562, method 1 of
     section 6.2) and 62 random bits; when the counter is full or the clock went back, the time of
@@ -29,13 +29,22 @@ def uuid7() -> uuid.UUID:
             now_ms, counter = (last_ms, counter + 1) if counter < 0xFFF else (last_ms + 1, 0)
         _last = (now_ms, counter)
     random62 = int.from_bytes(os.urandom(8), "big") & ((1 << 62) - 1)
-    value = (now_ms & ((1 << 48) - 1)) << 80 | 0x7 << 76 | counter << 64 | 0b10 << 62 | random62
-    return uuid.UUID(int=value)
+    return (now_ms & ((1 << 48) - 1)) << 80 | 0x7 << 76 | counter << 64 | 0b10 << 62 | random62
+
+
+def uuid7() -> uuid.UUID:
+    """Give a UUIDv7 that is greater than every one this process gave before."""
+    return uuid.UUID(int=_uuid7_value())
+
+
+def uuid7_hex() -> str:
+    """Give the 32 hex digits of a fresh UUIDv7, without the object around them."""
+    return f"{_uuid7_value():032x}"
 
 
 def new_id(kind: str) -> str:
     """Give ``kind_`` + 32 hex digits, e.g. ``task_0199…``."""
-    return f"{kind}_{uuid7().hex}"
+    return f"{kind}_{uuid7_hex()}"
 
 
 def is_id(kind: str, text: str) -> bool:

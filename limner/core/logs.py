@@ -26,6 +26,24 @@ CREDENTIALS = re.compile(
     r"|((?:/r/|/unsubscribe/|/callback/|/sign-in/|/approve/))[A-Za-z0-9_-]{16,}"
 )
 DEPTH_LIMIT = 6
+NOISY = (
+    "aio_pika",
+    "aiobotocore",
+    "aiohttp.access",
+    "aiormq",
+    "aiosqlite",
+    "asyncio",
+    "botocore",
+    "tortoise",
+    "tortoise.db_client",
+)
+
+_is_debug = True
+
+
+def is_debug() -> bool:
+    """Whether lines of the level debug are wanted: asking costs less than a line that is not."""
+    return _is_debug
 
 
 def redact_text(text: str) -> str:
@@ -79,6 +97,8 @@ def configure(
 
     ``json`` None means: text if ``stream`` (default stderr) is a terminal, JSON lines otherwise.
     """
+    global _is_debug  # noqa: PLW0603 - one log per process
+    _is_debug = level == "debug"
     out = stream or sys.stderr
     as_json = not out.isatty() if json is None else json
     shared: list[Any] = [
@@ -117,7 +137,7 @@ def configure(
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for noisy in ("aiosqlite", "tortoise", "tortoise.db_client", "aiohttp.access", "asyncio"):
+    for noisy in NOISY:
         logging.getLogger(noisy).setLevel("WARNING")
 
 

@@ -1,6 +1,9 @@
 """Messages: what actors say to each other, and the envelope a broker carries them in."""
 
+import json
+import random
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal, Self
@@ -8,12 +11,27 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from limner.core.errors import Invalid
-from limner.core.ids import uuid7
+from limner.core.ids import uuid7_hex
 
 OWN_APP_ID = "limner"
 BODY_LIMIT_BYTES = 1 << 20
 TOPIC = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+")
 TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
+
+
+def refuse_constants(body: bytes) -> None:
+    """Refuse NaN and Infinity, which many write and JSON has not (RFC 8259, section 6).
+
+    Raises:
+        Invalid: one stands outside of a string.
+    """
+
+    def refuse(name: str) -> None:
+        raise Invalid(f"{name} is no JSON", code="invalid_message")
+
+    # What is no JSON at all, or too deep, is refused with its reason by whoever reads it next.
+    with suppress(ValueError, RecursionError):
+        json.loads(body, parse_constant=refuse)
 
 
 class Message(BaseModel):
@@ -45,6 +63,8 @@ class Message(BaseModel):
             Invalid: no JSON, or not this message; ``faults`` name each place.
         """
         try:
+            if b"NaN" in body or b"Infinity" in body:
+                refuse_constants(body)
             return cls.model_validate_json(body)
         except ValidationError as error:
             raise Invalid(
@@ -71,12 +91,13 @@ class Event(Message):
 
 def new_trace_id() -> str:
     """Give 32 hex digits (W3C Trace Context, section 3.2.2.3)."""
-    return uuid7().hex
+    return uuid7_hex()
 
 
 def traceparent(trace_id: str) -> str:
     """Give the header for ``trace_id`` with a fresh span id (W3C Trace Context, section 3.2)."""
-    return f"00-{trace_id}-{uuid7().hex[16:]}-01"
+    # A span id is a name, not a secret.
+    return f"00-{trace_id}-{random.getrandbits(64):016x}-01"
 
 
 def trace_id_of(header: str | None) -> str | None:
@@ -90,7 +111,8 @@ class Envelope:
     """One message on its way.
 
     ``attempt`` counts from 1. ``outbox_id`` names the row that makes the message durable; it is
-    empty for messages of foreign producers.
+    empty for messages of foreign producers. ``fault`` is (reason, sentence) of a message that must
+    not reach a handler: what carried it found it unreadable, or gave it up.
     """
 
     message_id: str
@@ -102,6 +124,7 @@ class Envelope:
     trace_id: str = ""
     outbox_id: str = ""
     sent_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    fault: tuple[str, str] | None = None
 
     @property
     def consumer(self) -> str:
@@ -115,7 +138,7 @@ class Envelope:
 
 def seal(message: Message, *, topic: str | None = None, trace_id: str, now: datetime) -> Envelope:
     """Put a message of our own in a fresh envelope."""
-    ident = uuid7().hex
+    ident = uuid7_hex()
     return Envelope(
         message_id=ident,
         topic=topic or message.topic,

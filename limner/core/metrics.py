@@ -17,6 +17,9 @@ class Metrics:
 
     def __init__(self, version: str = "") -> None:
         self.registry = CollectorRegistry()
+        self._durations: dict[str, Histogram] = {}
+        self._fates: dict[tuple[str, str], Counter] = {}
+        self._published: dict[tuple[str, str], Counter] = {}
         self.http_requests = self._counter(
             "http_requests", "HTTP requests", "method", "route", "status"
         )
@@ -68,6 +71,31 @@ class Metrics:
 
     def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
         return Histogram(f"limner_{name}", text, labels, registry=self.registry)
+
+    def observe_job(self, actor: str, seconds: float) -> None:
+        """Count one handled message of an actor, which is done for every message."""
+        child = self._durations.get(actor)
+        if child is None:
+            child = self._durations[actor] = self.job_duration.labels(actor)
+        child.observe(seconds)
+
+    def count_job(self, actor: str, outcome: str) -> None:
+        """Count one message's fate."""
+        self._count(self._fates, self.jobs_finished, actor, outcome)
+
+    def count_published(self, exchange: str, key: str) -> None:
+        """Count one confirmed message."""
+        self._count(self._published, self.messages_published, exchange, key)
+
+    @staticmethod
+    def _count(
+        known: dict[tuple[str, str], Counter], counter: Counter, first: str, second: str
+    ) -> None:
+        """Count without building the labels anew each time."""
+        child = known.get((first, second))
+        if child is None:
+            child = known[first, second] = counter.labels(first, second)
+        child.inc()
 
     def render(self) -> bytes:
         """Give the text exposition format."""

@@ -21,7 +21,7 @@ from limner.core.errors import (
     TimedOut,
     Transient,
 )
-from limner.core.logs import get_logger
+from limner.core.logs import get_logger, is_debug
 from limner.core.message import Envelope, Message
 from limner.core.metrics import Metrics
 from limner.core.unit import UnitOfWork
@@ -95,26 +95,28 @@ def logging(following: Handle) -> Handle:
     """Bind actor, trace and attempt to every log line, and log how long the handler took."""
 
     async def call(job: Job) -> Fate:
-        with structlog.contextvars.bound_contextvars(
+        # Each message has a task of its own, and with it a context: nothing to undo.
+        structlog.contextvars.bind_contextvars(
             actor=job.actor, trace_id=job.work.trace_id, attempt=job.envelope.attempt
-        ):
-            started = time.perf_counter()
-            try:
-                fate = await following(job)
-            except Exception as error:
-                log.info(
-                    "failed",
-                    topic=job.envelope.topic,
-                    error=str(error) or type(error).__name__,
-                    duration_s=round(time.perf_counter() - started, 4),
-                )
-                raise
+        )
+        started = time.perf_counter()
+        try:
+            fate = await following(job)
+        except Exception as error:
+            log.info(
+                "failed",
+                topic=job.envelope.topic,
+                error=str(error) or type(error).__name__,
+                duration_s=round(time.perf_counter() - started, 4),
+            )
+            raise
+        if is_debug():
             log.debug(
                 "handled",
                 topic=job.envelope.topic,
                 duration_s=round(time.perf_counter() - started, 4),
             )
-            return fate
+        return fate
 
     return call
 
@@ -155,7 +157,7 @@ def chain(
         fate = await handle(job)
         if fate.verdict == "again" and job.envelope.attempt >= max_attempts:
             fate = Fate("dead", "attempts_exhausted", fate.detail or fate.reason)
-        metrics.job_duration.labels(job.actor).observe(time.perf_counter() - started)
+        metrics.observe_job(job.actor, time.perf_counter() - started)
         return fate
 
     return call

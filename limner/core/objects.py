@@ -16,6 +16,10 @@ from typing import Literal, Protocol, runtime_checkable
 from urllib.parse import quote
 
 from limner.core.errors import Invalid
+from limner.core.failpoints import declare
+
+PUT = declare("objects.put")
+DELETE = declare("objects.delete")
 
 Method = Literal["GET", "PUT"]
 

@@ -73,6 +73,14 @@ class UnitOfWork(Protocol):
         """What shall become of the message, if not simply handled."""
         ...
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether a commit that met no engine may be tried again without a new run.
+
+        Not after ``transaction``: what was done inside it went down with it.
+        """
+        ...
+
     def follow(self, trace_id: str) -> None:
         """Join the trace of an object that this unit is about."""
         ...

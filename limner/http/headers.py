@@ -4,7 +4,7 @@ The policy allows nothing that is not ours and nothing inline; what users or mod
 in a sandbox (ASVS 5.0 chapter 3.4).
 """
 
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from aiohttp import hdrs, web
 
@@ -66,10 +66,9 @@ def policy(front: Front) -> str:
 
 def _object_origins(front: Front) -> list[str]:
     """Give the origins of the object store's links, if it serves them itself."""
-    parts = urlsplit(front.settings.objects)
-    if front.signed_objects is not None or not parts.query:
+    if front.signed_objects is not None:
         return [_origin(front.settings.base_url)]
-    given = dict(pair.partition("=")[::2] for pair in parts.query.split("&"))
+    given = dict(parse_qsl(urlsplit(front.settings.objects).query))
     endpoint = given.get("public_endpoint") or given.get("endpoint", "")
     return [_origin(endpoint)] if endpoint else ["https:"]
 

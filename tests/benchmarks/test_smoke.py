@@ -4,9 +4,11 @@ import asyncio
 import importlib
 import json
 import math
+import os
 import sqlite3
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +17,60 @@ import pytest
 # ``python -m pytest`` has it already; plain ``pytest`` does not.
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from benchmarks import child, lag, tape
+from benchmarks import __main__ as command
+from benchmarks import chain, child, count, lag, places, servers, stock, tape
 from benchmarks.__main__ import NAMES, OTHERS
-from benchmarks.child import ChildFailed, Measured
+from benchmarks.child import Call, ChildFailed, Measured
+from benchmarks.count import Count
+from benchmarks.crew import Shift, figures
 from benchmarks.result import Figure, Result, quantile, ratios
+from benchmarks.servers import DurableMariaDb, Servers
+from benchmarks.worker import Unfinished, check
 from limner.core.metrics import Metrics
+from tests.engines import missing
+from tests.engines.rabbitmq import RabbitServer
 
 RUN_S = 60
+ON_SERVERS = frozenset({"jobs", "chain5", "chain", "workers", "backlog"})
+BOTH = frozenset({"units"})
+SHARING = ON_SERVERS - {"workers"}
+"""Those that are lent servers, which take seconds to start; one starts its own as a user's does."""
 
 
-@pytest.mark.journey
-@pytest.mark.timeout(120)
-@pytest.mark.parametrize("name", NAMES)
-async def test_a_benchmark_runs_and_every_figure_is_a_number(name: str) -> None:
+def _param(name: str) -> Any:
+    marks = [pytest.mark.journey]
+    if name in ON_SERVERS | BOTH:
+        marks.append(pytest.mark.real)
+    return pytest.param(name, marks=marks)
+
+
+def _demand_engines() -> None:
+    """Skip where RabbitMQ or MariaDB are not installed; in CI that is a failure."""
+    reason = missing.no_rabbitmq() or missing.no_mariadb()
+    if reason is not None and os.environ.get("CI"):
+        pytest.fail(reason)
+    if reason is not None:
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def engines() -> Iterator[Servers]:
+    """Give servers that the benchmarks of this module share."""
+    _demand_engines()
+    with RabbitServer() as rabbit, DurableMariaDb() as mariadb:
+        yield Servers(rabbit, mariadb)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("name", [_param(name) for name in NAMES])
+async def test_a_benchmark_runs_and_every_figure_is_a_number(
+    name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name in ON_SERVERS | BOTH:
+        _demand_engines()
+    if name in SHARING:
+        shared: Servers = request.getfixturevalue("engines")
+        monkeypatch.setattr(servers, "running", lambda: nullcontext(shared))
     module: Any = importlib.import_module(f"benchmarks.{name}")
 
     result: Result = await module.run(module.QUICK)
@@ -38,7 +81,7 @@ async def test_a_benchmark_runs_and_every_figure_is_a_number(name: str) -> None:
     for figure in result.figures:
         assert figure.samples, figure.name
         assert all(math.isfinite(sample) for sample in figure.samples), figure.name
-        if figure.unit != "%" and "growth" not in figure.name and "lag" not in name:
+        if "%" not in figure.unit and "growth" not in figure.name and "lag" not in name:
             assert min(figure.samples) > 0, figure.name
     assert json.loads(json.dumps(result.as_json()))["figures"]
 
@@ -87,6 +130,131 @@ async def test_a_measurement_without_end_is_ended(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(never, "__module__", "tests.benchmarks.test_smoke")
     with pytest.raises(ChildFailed, match=r"no end within 0\.5 s"):
         await child.call(never, limit_s=0.5)
+
+
+async def told_when_let(path: str, slot: int, wanted: int) -> Measured:
+    """Stand for a worker: counts to its share of what all shall do."""
+    counting = Count(wanted, path, slot)
+    await child.gate()
+    for _ in range(slot + 1):
+        counting.begin()
+        counting.one()
+    await counting.watch()
+    return {**counting.told(), "stopped": counting.stop.is_set()}
+
+
+async def test_children_begin_together_and_end_when_all_of_them_are_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(told_when_let, "__module__", "tests.benchmarks.test_smoke")
+    path = count.shared_file(tmp_path)
+    calls = [Call(told_when_let, {"path": path, "slot": n, "wanted": 3}) for n in range(2)]
+    used = iter([{"server": 1.0}, {"server": 3.5}])
+
+    told, usage = await child.together(calls, usage=lambda: next(used), limit_s=RUN_S)
+
+    assert [(each["done"], each["stopped"]) for each in told] == [(1, True), (2, True)]
+    assert max(each["started_s"] for each in told) < min(each["ended_s"] for each in told)
+    assert usage == {"server": 2.5}
+
+
+async def test_a_child_that_fails_before_its_gate_tells_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fails, "__module__", "tests.benchmarks.test_smoke")
+    with pytest.raises(ChildFailed, match="out of ink"):
+        await child.together([Call(fails, {"reason": "out of ink"})])
+
+
+async def test_jobs_that_were_not_done_are_no_measurement(tmp_path: Path) -> None:
+    url = f"sqlite://{tmp_path}/limner.db"
+    await stock.fill(url, "", "jobs", 3)
+
+    with pytest.raises(Unfinished, match="3 messages still wait, not 0"):
+        await check(url, "", "jobs", 3)
+    assert (await check(url, "", "jobs", 3, left=3))["kept"] == 3
+
+
+async def test_chains_that_ended_early_are_no_measurement(tmp_path: Path) -> None:
+    url = f"sqlite://{tmp_path}/limner.db"
+    await stock.fill(url, "", "chain5", 2)
+
+    with pytest.raises(Unfinished, match="of 2 tasks"):
+        await check(url, "", "chain5", 2, left=2)
+
+
+@pytest.mark.journey
+async def test_an_embedded_worker_handles_what_was_stored() -> None:
+    done = await places.embedded("chain5", 3)
+
+    assert done.done == 3
+    assert done.seconds > 0
+    assert done.told[0]["group"] >= 1
+
+
+def test_without_engines_a_benchmark_is_left_out_unless_it_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(missing, "no_rabbitmq", lambda: "no rabbits here")
+    monkeypatch.setattr(command, "NAMES", ("jobs",))
+
+    assert command.main(["--quick"]) == 0
+    assert "no rabbits here" in capsys.readouterr().out
+
+    assert command.main(["--quick", "--only", "jobs"]) == 1
+    assert "no rabbits here" in capsys.readouterr().err
+
+
+async def test_servers_are_demanded_before_they_are_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(missing, "no_mariadb", lambda: "no database here")
+    with pytest.raises(servers.EnginesMissing, match="no database here"):
+        async with servers.running():
+            pass
+
+
+def test_a_shift_is_told_per_second_per_thousand_and_as_shares_of_a_core() -> None:
+    shift = Shift(500, 2.0, 0.5, 60.0, 61.0, {"RabbitMQ": 0.25, "MariaDB": 0.0})
+
+    assert shift.per_s == 250
+    assert shift.per_thousand_ms(shift.cpu_s) == 1000
+    assert shift.core_percent(shift.servers_s["RabbitMQ"]) == 12.5
+    names = [figure.name for figure in figures("servers", "jobs", [shift])]
+    assert names == [
+        "servers: jobs",
+        "servers: worker's processor",
+        "servers: RabbitMQ's processor",
+        "servers: worker resident",
+    ]
+
+
+def test_messages_of_a_chain_are_counted_without_the_generators_jobs() -> None:
+    metrics = Metrics()
+    metrics.jobs_finished.labels("mailer", "done").inc(3)
+    metrics.jobs_finished.labels("status", "again").inc(2)
+    metrics.jobs_finished.labels("generation", "succeeded").inc(7)
+
+    assert chain.messages(metrics) == 5
+
+
+def test_what_a_unit_of_a_group_undid_is_no_part_of_its_transaction() -> None:
+    lines = [
+        "BEGIN IMMEDIATE",
+        "SAVEPOINT unit",
+        "INSERT INTO t VALUES (1)",
+        "RELEASE unit",
+        "SAVEPOINT unit",
+        "INSERT INTO t VALUES (2)",
+        "ROLLBACK TO unit",
+        "RELEASE unit",
+        "COMMIT",
+    ]
+
+    undone, kept = tape.transactions(lines)
+
+    assert (undone.committed, undone.statements) == (False, (("INSERT INTO t VALUES (?)", (2,)),))
+    assert (kept.committed, kept.statements) == (True, (("INSERT INTO t VALUES (?)", (1,)),))
 
 
 def test_a_trace_is_cut_into_transactions_with_their_values() -> None:

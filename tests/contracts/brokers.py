@@ -1,29 +1,37 @@
 """What the suite of the broker port runs over: one line per adapter."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from limner.core.broker import Broker
 from limner.core.brokers.embedded import SUBSCRIBER_LIMIT, EmbeddedBroker
+from limner.core.brokers.rabbit import RabbitBroker
 from limner.core.clock import HeldClock
 from tests.contracts.engines import START, Engine
+from tests.engines import missing, shared
 from tests.fakes.broker import DurableBroker
 
 QUEUE_LIMIT = 40
+# A quorum queue tells publishers' channels that it is full, and takes what comes until they know.
+OVERSHOOT = 20
 
 
 @dataclass(frozen=True)
 class BrokerUnderTest:
     """A broker with the queues ``echo`` and ``other``, and how much it keeps.
 
-    ``queue_limit`` is how many messages a queue takes before publishing is answered BUSY;
-    ``event_limit`` how many events wait for one subscriber.
+    ``queue_limit`` is how many messages ``echo`` takes before publishing is answered BUSY, and
+    ``overshoot`` how many more while it makes up its mind; ``event_limit`` how many events wait
+    for one subscriber.
     """
 
     broker: Broker
     queue_limit: int = QUEUE_LIMIT
+    overshoot: int = 0
     event_limit: int = SUBSCRIBER_LIMIT
 
 
@@ -45,7 +53,24 @@ async def durable_fake(_: Path) -> AsyncIterator[BrokerUnderTest]:
     await broker.aclose()
 
 
+@asynccontextmanager
+async def rabbit_broker(_: Path) -> AsyncIterator[BrokerUnderTest]:
+    """Open RabbitMQ in a virtual host of its own."""
+    server = await asyncio.to_thread(shared.rabbitmq)
+    url = await asyncio.to_thread(server.fresh_vhost)
+    broker = RabbitBroker(url, HeldClock(START))
+    short = {"pattern": r"^limner\.echo$", "definition": {"max-length": QUEUE_LIMIT}}
+    try:
+        await asyncio.to_thread(server.api, "PUT", f"/policies{urlsplit(url).path}/short", short)
+        await broker.start(["echo", "other"])
+        yield BrokerUnderTest(broker, overshoot=OVERSHOOT)
+    finally:
+        await broker.aclose()
+        await asyncio.to_thread(server.drop_vhost, url)
+
+
 BROKERS: list[Engine[BrokerUnderTest]] = [
     Engine("embedded", embedded_broker),
     Engine("durable fake", durable_fake),
+    Engine("rabbitmq", rabbit_broker, real=True, missing=missing.no_rabbitmq),
 ]

@@ -1,4 +1,4 @@
-"""What each contract suite runs over: one line per adapter, embedded or real."""
+"""What the suites of stores and caches run over: one line per adapter, embedded or real."""
 
 import asyncio
 import os
@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import pytest
 from aiohttp import web
+from redis.asyncio import Redis
 
 from limner.core.cache import Cache
 from limner.core.clock import HeldClock
@@ -18,7 +20,11 @@ from limner.core.errors import LimnerError
 from limner.core.objects import ObjectStore, content_disposition
 from limner.core.signing import SignedAccess, Signer
 from limner.storage.cache.memory import MemoryCache
+from limner.storage.cache.redis import BUCKETS, RedisCache
 from limner.storage.objects.local import LocalObjects
+from limner.storage.objects.s3 import s3_objects
+from tests.contracts.signatures import SignatureDoor
+from tests.engines import missing, s3, shared
 
 T = TypeVar("T")
 PassTime = Callable[[float], Awaitable[None]]
@@ -66,14 +72,18 @@ def each(engines: Sequence[Engine[Any]]) -> list[Any]:
 
 def prepare(engine: Engine[Any], request: pytest.FixtureRequest) -> None:
     """Skip a test whose engine is not here (in CI: fail), and mark a known gap."""
-    reason = engine.missing()
-    if reason is not None and os.environ.get("CI"):
-        pytest.fail(f"{engine.name}: {reason}")
-    if reason is not None:
-        pytest.skip(f"{engine.name}: {reason}")
+    require(engine.name, engine.missing())
     name = getattr(request.node, "originalname", request.node.name)
     if name in engine.gaps:
         request.node.add_marker(pytest.mark.xfail(reason=engine.gaps[name], strict=True))
+
+
+def require(name: str, reason: str | None) -> None:
+    """Skip a test (in CI: fail it) if there is a reason why its engine cannot be used."""
+    if reason is not None and os.environ.get("CI"):
+        pytest.fail(f"{name}: {reason}")
+    if reason is not None:
+        pytest.skip(f"{name}: {reason}")
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]], limit_s: float = 10.0) -> None:
@@ -160,9 +170,58 @@ async def memory_cache(_: Path) -> AsyncIterator[CacheUnderTest]:
     await cache.aclose()
 
 
+@asynccontextmanager
+async def s3_store(_: Path) -> AsyncIterator[StoreUnderTest]:
+    """Open a store in a fresh bucket, whose links lead through a door that verifies signatures.
+
+    The server behind it takes any signature; the door refuses what S3 would, by a clock that
+    can be moved.
+    """
+    server = await asyncio.to_thread(shared.s3)
+    bucket = await asyncio.to_thread(server.fresh_bucket)
+    door = SignatureDoor(server.endpoint, s3.ACCESS_KEY, s3.SECRET_KEY)
+    async with door.opened() as public_endpoint:
+        url = f"{server.url(bucket)}&public_endpoint={public_endpoint}"
+        store = s3_objects(url, s3.ACCESS_KEY, s3.SECRET_KEY)
+        yield StoreUnderTest(store, door.pass_time)
+        await store.aclose()
+
+
+@asynccontextmanager
+async def redis_cache(_: Path) -> AsyncIterator[CacheUnderTest]:
+    """Open a cache in an empty database; time passes by making all that is kept older."""
+    server = await asyncio.to_thread(shared.redis)
+    url = await asyncio.to_thread(server.fresh_database)
+    cache = RedisCache(url)
+    async with Redis.from_url(url) as beside:
+        yield CacheUnderTest(cache, lambda seconds: age(beside, seconds))
+    await cache.aclose()
+
+
+async def age(server: Redis, seconds: float) -> None:
+    """Let everything in a database end so much earlier, and every bucket be full so much earlier.
+
+    To whoever asks the cache that is the same as if the time had passed.
+    """
+    passed_ms = round(seconds * 1000)
+    async for key in server.scan_iter(b"limner:*"):
+        left_ms = await server.pttl(key)
+        if left_ms <= passed_ms:
+            await server.delete(key)
+        elif key.startswith(BUCKETS):
+            kept = await server.get(key)
+            assert isinstance(kept, bytes)
+            full_at_s = Decimal(kept.decode()) - Decimal(str(seconds))
+            await server.set(key, f"{full_at_s:f}", px=left_ms - passed_ms)
+        else:
+            await server.pexpire(key, left_ms - passed_ms)
+
+
 OBJECT_STORES: list[Engine[StoreUnderTest]] = [
     Engine("local", local_store),
+    Engine("s3", s3_store, real=True, missing=missing.no_moto),
 ]
 CACHES: list[Engine[CacheUnderTest]] = [
     Engine("memory", memory_cache),
+    Engine("redis", redis_cache, real=True, missing=missing.no_redis),
 ]

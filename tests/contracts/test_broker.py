@@ -150,17 +150,26 @@ async def test_a_command_for_nobody_is_unroutable_and_the_others_go_out(broker: 
 
 async def test_a_full_queue_says_busy_until_there_is_room(under_test: BrokerUnderTest) -> None:
     broker, limit = under_test.broker, under_test.queue_limit
-    outcomes = await broker.publish([command(n) for n in range(limit + 2)])
-    assert outcomes == [Outcome.CONFIRMED] * limit + [Outcome.BUSY] * 2
-    assert await broker.publish([command(0, "other.do")]) == [Outcome.CONFIRMED]
+    sent = [command(n) for n in range(limit + under_test.overshoot + 2)]
+    outcomes: list[Outcome] = []
+    for one in sent:
+        outcomes += await broker.publish([one])
+    taken = outcomes.count(Outcome.CONFIRMED)
+    assert limit <= taken <= limit + under_test.overshoot
+    assert outcomes == [Outcome.CONFIRMED] * taken + [Outcome.BUSY] * (len(sent) - taken)
+    both = [command(98), command(0, "other.do")]
+    assert await broker.publish(both) == [Outcome.BUSY, Outcome.CONFIRMED]
     async with broker.consume("echo", 3) as deliveries:
-        for _ in range(3):
-            await (await coming(deliveries)).ack()
+        for n in range(taken):
+            delivery = await coming(deliveries)
+            assert delivery.envelope == sent[n]
+            await delivery.ack()
 
         async def takes_more() -> bool:
             return await broker.publish([command(99)]) == [Outcome.CONFIRMED]
 
         await eventually(takes_more)
+        assert (await coming(deliveries)).envelope.body == b'{"n": 99}'
 
 
 async def test_a_repeated_command_is_confirmed_and_comes_at_least_once(broker: Broker) -> None:
@@ -343,6 +352,72 @@ async def test_starting_again_keeps_what_is_there_and_declares_what_is_new(broke
     async with broker.consume("echo", 1) as deliveries, broker.consume("late", 1) as others:
         assert (await coming(deliveries)).envelope == sent
         assert (await coming(others)).envelope == late
+
+
+async def test_nothing_that_lives_is_among_the_dead(broker: Broker) -> None:
+    sent = command()
+    async with broker.dead() as dead, broker.consume("echo", 1) as deliveries:
+        await broker.publish([sent, command(1, "nobody.hears"), event(2)])
+        await (await coming(deliveries)).release()
+        assert (await coming(deliveries)).envelope == sent
+        assert await nothing_comes(dead)
+
+
+async def test_one_who_waits_for_the_dead_learns_that_the_block_has_ended(broker: Broker) -> None:
+    async with broker.dead() as dead:
+        waiting = asyncio.ensure_future(anext(dead, None))
+        await asyncio.sleep(0)
+    assert await asyncio.wait_for(waiting, LIMIT_S) is None
+
+
+async def test_what_is_settled_after_the_consumer_closed_changes_nothing(broker: Broker) -> None:
+    sent = [command(1), command(2)]
+    await broker.publish(sent)
+    async with broker.consume("echo", 2) as deliveries:
+        first, second = await coming(deliveries), await coming(deliveries)
+    await first.ack()
+    await second.release()
+    async with broker.consume("echo", 3) as deliveries:
+        again = [await coming(deliveries) for _ in sent]
+        assert await nothing_comes(deliveries)
+    assert sorted(one.envelope.body for one in again) == [one.body for one in sent]
+
+
+async def test_a_consumer_that_is_cancelled_while_it_begins_keeps_no_message(
+    broker: Broker,
+) -> None:
+    sent = [command(n) for n in range(10)]
+    await broker.publish(sent)
+
+    async def work() -> None:
+        async with broker.consume("echo", 5) as deliveries:
+            async for _ in deliveries:
+                pass
+
+    for pauses in range(12):
+        worker = asyncio.create_task(work())
+        for _ in range(pauses):
+            await asyncio.sleep(0.001)
+        worker.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(worker, LIMIT_S)
+    async with broker.consume("echo", 10) as deliveries:
+        got = [(await coming(deliveries)).envelope for _ in sent]
+    assert sorted(one.body for one in got) == [one.body for one in sent]
+
+
+async def test_many_publish_at_the_same_time_and_each_gets_its_own_outcomes(
+    broker: Broker,
+) -> None:
+    async def publish(n: int) -> list[Outcome]:
+        return await broker.publish(
+            [command(n, "nobody.hears" if n % 3 == 0 else "other.do"), event(n)]
+        )
+
+    told = await asyncio.gather(*(publish(n) for n in range(30)))
+    for n, outcomes in enumerate(told):
+        first = Outcome.UNROUTABLE if n % 3 == 0 else Outcome.CONFIRMED
+        assert outcomes == [first, Outcome.CONFIRMED]
 
 
 async def test_a_large_body_comes_whole(broker: Broker) -> None:

@@ -2,29 +2,23 @@
 
 import asyncio
 import hashlib
-import random
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, cast
 
-import aiohttp
 import pytest
-from yarl import URL
 
 from limner.core import failpoints
 from limner.core.errors import FailpointReached, Invalid, NotFound, TooLarge
-from limner.core.objects import GET_MAX_S, PUT_MAX_S, Method, ObjectStore
+from limner.core.objects import ObjectStore
 from tests.contracts.engines import (
     OBJECT_STORES,
     Engine,
     StoreUnderTest,
     each,
-    eventually,
     prepare,
 )
-
-LIMIT = 16 * 1024 * 1024
-PNG = "image/png"
+from tests.contracts.objects import LIMIT, PNG, keys_of, noise, pieces
 
 
 @pytest.fixture(params=each(OBJECT_STORES))
@@ -46,25 +40,6 @@ def store(under_test: StoreUnderTest) -> ObjectStore:
 def _disarmed() -> Iterator[None]:
     yield
     failpoints.arm(None)
-
-
-@pytest.fixture
-async def client() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
-
-
-def noise(size_bytes: int, seed: int = 1) -> bytes:
-    return random.Random(seed).randbytes(size_bytes)  # noqa: S311 - test data
-
-
-async def pieces(data: bytes, length: int) -> AsyncIterator[bytes]:
-    for start in range(0, len(data), length):
-        yield data[start : start + length]
-
-
-async def keys(store: ObjectStore, prefix: str = "") -> list[str]:
-    return [entry.key for entry in await store.list(prefix)]
 
 
 async def gather_range(store: ObjectStore, key: str, start: int, end: int | None) -> bytes:
@@ -129,7 +104,7 @@ async def test_an_object_over_the_limit_is_refused_and_the_former_stays(
         with pytest.raises(TooLarge):
             await store.put(key, source, PNG, size_limit_bytes=1_000)
     assert await store.read("a", LIMIT) == b"former"
-    assert await keys(store) == ["a"]
+    assert await keys_of(store) == ["a"]
     await store.put("b", noise(1_000), PNG, size_limit_bytes=1_000)
 
 
@@ -171,7 +146,7 @@ async def test_a_cancelled_put_stores_nothing(store: ObjectStore) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert await keys(store) == []
+    assert await keys_of(store) == []
     await store.put("a", b"next", PNG, size_limit_bytes=LIMIT)
     assert await store.read("a", LIMIT) == b"next"
 
@@ -216,7 +191,7 @@ async def test_what_is_no_key_is_refused_by_every_call(store: ObjectStore, key: 
 async def test_what_is_no_content_type_is_refused(store: ObjectStore, content_type: str) -> None:
     with pytest.raises(Invalid):
         await store.put("a", b"", content_type, size_limit_bytes=LIMIT)
-    assert await keys(store) == []
+    assert await keys_of(store) == []
 
 
 async def test_the_longest_content_type_is_kept(store: ObjectStore) -> None:
@@ -228,9 +203,9 @@ async def test_the_longest_content_type_is_kept(store: ObjectStore) -> None:
 async def test_a_key_and_the_keys_below_it_are_different_objects(store: ObjectStore) -> None:
     for key in ("a/b/c", "a", "a/b"):
         await store.put(key, key.encode(), PNG, size_limit_bytes=LIMIT)
-    assert await keys(store) == ["a", "a/b", "a/b/c"]
+    assert await keys_of(store) == ["a", "a/b", "a/b/c"]
     await store.delete("a/b")
-    assert await keys(store) == ["a", "a/b/c"]
+    assert await keys_of(store) == ["a", "a/b/c"]
     assert await store.read("a/b/c", LIMIT) == b"a/b/c"
 
 
@@ -239,7 +214,7 @@ async def test_the_longest_key_is_kept(store: ObjectStore) -> None:
     assert len(key) == 512
     await store.put(key, b"deep", PNG, size_limit_bytes=LIMIT)
     assert await store.read(key, LIMIT) == b"deep"
-    assert await keys(store) == [key]
+    assert await keys_of(store) == [key]
 
 
 @pytest.mark.parametrize(
@@ -331,60 +306,9 @@ async def test_deleting_takes_the_object_away_and_deleting_nothing_is_fine(
     await store.delete("a/b/c")
     await store.delete("a/b/c")
     await store.delete("never/there")
-    assert await keys(store) == []
+    assert await keys_of(store) == []
     with pytest.raises(NotFound):
         await store.stat("a/b/c")
-
-
-LISTED = ["B", "a", "a-b", "a.b", "a/b", "a/b-c", "a/b/c", "a/b0", "a0", "a_b", "b/z", "b/z.png"]
-
-
-async def test_a_listing_ascends_in_byte_order(store: ObjectStore) -> None:
-    for key in reversed(LISTED):
-        await store.put(key, key.encode(), PNG, size_limit_bytes=LIMIT)
-    entries = await store.list()
-    assert sorted(LISTED) == LISTED
-    assert [entry.key for entry in entries] == LISTED
-    assert [entry.size_bytes for entry in entries] == [len(key) for key in LISTED]
-    stats = [await store.stat(key) for key in LISTED]
-    for entry, info in zip(entries, stats, strict=True):
-        assert abs((entry.modified_at - info.modified_at).total_seconds()) <= 1
-
-
-@pytest.mark.parametrize("limit", [1, 2, 5, 12])
-async def test_pages_joined_are_the_whole_listing(store: ObjectStore, limit: int) -> None:
-    for key in LISTED:
-        await store.put(key, b"", PNG, size_limit_bytes=LIMIT)
-    found: list[str] = []
-    while True:
-        page = await store.list(after=found[-1] if found else None, limit=limit)
-        found += [entry.key for entry in page]
-        if len(page) < limit:
-            break
-    assert found == LISTED
-
-
-@pytest.mark.parametrize(
-    "prefix", ["", "a", "a/", "a/b", "a/b/", "b", "c", "a.", "b/z.png", "/", "a//"]
-)
-@pytest.mark.parametrize("after", [None, "a", "a/", "a/b", "a/a", "a/zz", "b", "zz"])
-async def test_a_listing_keeps_to_prefix_and_start(
-    store: ObjectStore, prefix: str, after: str | None
-) -> None:
-    for key in LISTED:
-        await store.put(key, b"", PNG, size_limit_bytes=LIMIT)
-    wanted = [key for key in LISTED if key.startswith(prefix) and (after is None or key > after)]
-    assert [entry.key for entry in await store.list(prefix, after=after)] == wanted
-
-
-@pytest.mark.parametrize(
-    "arguments", [{"prefix": "ü"}, {"after": "a b"}, {"limit": 0}, {"limit": 1_001}]
-)
-async def test_a_listing_that_makes_no_sense_is_refused(
-    store: ObjectStore, arguments: dict[str, Any]
-) -> None:
-    with pytest.raises(Invalid):
-        await store.list(**arguments)
 
 
 async def test_of_many_writers_of_one_key_one_wins_whole(store: ObjectStore) -> None:
@@ -415,7 +339,7 @@ async def test_puts_and_deletes_in_one_folder_do_not_disturb_each_other(
             await store.delete(f"f/g/{number}")
 
     await asyncio.gather(*(come_and_go(number) for number in range(8)))
-    assert await keys(store) == []
+    assert await keys_of(store) == []
 
 
 async def test_a_crash_before_the_object_is_visible_leaves_the_former(store: ObjectStore) -> None:
@@ -425,7 +349,7 @@ async def test_a_crash_before_the_object_is_visible_leaves_the_former(store: Obj
         with pytest.raises(FailpointReached):
             await store.put(key, noise(600_000), PNG, size_limit_bytes=LIMIT)
     failpoints.arm(None)
-    assert await keys(store) == ["a"]
+    assert await keys_of(store) == ["a"]
     assert await store.read("a", LIMIT) == b"former"
 
 
@@ -437,7 +361,7 @@ async def test_a_put_whose_answer_was_lost_is_there_and_can_be_repeated(
         await store.put("a", b"x", PNG, size_limit_bytes=LIMIT)
     assert await store.read("a", LIMIT) == b"x"
     await store.put("a", b"x", PNG, size_limit_bytes=LIMIT)
-    assert await keys(store) == ["a"]
+    assert await keys_of(store) == ["a"]
 
 
 async def test_a_delete_fails_before_or_after_its_effect(store: ObjectStore) -> None:
@@ -445,208 +369,18 @@ async def test_a_delete_fails_before_or_after_its_effect(store: ObjectStore) -> 
     failpoints.arm("objects.delete:raise")
     with pytest.raises(FailpointReached):
         await store.delete("a")
-    assert await keys(store) == ["a"]
+    assert await keys_of(store) == ["a"]
     failpoints.arm("objects.delete:execute-then-raise")
     with pytest.raises(FailpointReached):
         await store.delete("a")
-    assert await keys(store) == []
+    assert await keys_of(store) == []
 
 
 async def test_a_store_that_works_says_so_and_closes_twice(store: ObjectStore) -> None:
     await store.check()
-    assert await keys(store) == []
+    assert await keys_of(store) == []
     await store.aclose()
     await store.aclose()
-
-
-@pytest.mark.parametrize(
-    ("method", "expires_s", "rest"),
-    [
-        ("GET", 0, {}),
-        ("GET", GET_MAX_S + 1, {}),
-        ("GET", 60, {"size_bytes": 5}),
-        ("GET", 60, {"filename": ""}),
-        ("GET", 60, {"content_type": "a/b\r\nX: y"}),
-        ("PUT", PUT_MAX_S + 1, {"content_type": PNG, "size_bytes": 5}),
-        ("PUT", 60, {"content_type": PNG}),
-        ("PUT", 60, {"size_bytes": 5}),
-        ("PUT", 60, {"content_type": PNG, "size_bytes": -1}),
-        ("PUT", 60, {"content_type": PNG, "size_bytes": 6 * 1024**3}),
-        ("PUT", 60, {"content_type": PNG, "size_bytes": 5, "filename": "a"}),
-    ],
-)
-async def test_a_link_that_allows_too_much_is_not_signed(
-    store: ObjectStore, method: Method, expires_s: int, rest: dict[str, Any]
-) -> None:
-    with pytest.raises(Invalid):
-        await store.presign(method, "a", expires_s, **rest)
-
-
-async def request(
-    client: aiohttp.ClientSession,
-    method: str,
-    url: str,
-    body: bytes | AsyncIterator[bytes] | None = None,
-    content_type: str = PNG,
-) -> tuple[int, bytes]:
-    headers = {} if body is None else {"Content-Type": content_type}
-    sent = client.request(method, URL(url, encoded=True), data=body, headers=headers)
-    async with sent as response:
-        return response.status, await response.read()
-
-
-async def test_a_signed_link_reads_without_a_login(
-    store: ObjectStore, client: aiohttp.ClientSession
-) -> None:
-    await store.put("a/b.png", b"picture", PNG, size_limit_bytes=LIMIT)
-    url = await store.presign("GET", "a/b.png", GET_MAX_S)
-    for _ in range(2):
-        async with client.get(URL(url, encoded=True)) as response:
-            assert (response.status, await response.read()) == (200, b"picture")
-            assert response.headers["Content-Type"] == PNG
-
-
-async def test_a_signed_link_names_the_file_and_its_type(
-    store: ObjectStore, client: aiohttp.ClientSession
-) -> None:
-    await store.put("a", b"text", "application/octet-stream", size_limit_bytes=LIMIT)
-    url = await store.presign(
-        "GET", "a", 60, content_type="text/csv", filename="表 & 1;2.csv", inline=False
-    )
-    async with client.get(URL(url, encoded=True)) as response:
-        assert response.status == 200
-        assert response.headers["Content-Type"] == "text/csv"
-        disposition = response.headers["Content-Disposition"]
-        assert disposition.startswith("attachment;")
-        assert "filename*=UTF-8''%E8%A1%A8%20%26%201%3B2.csv" in disposition
-
-
-async def test_a_link_to_what_is_not_there_yet_works_once_it_is(
-    store: ObjectStore, client: aiohttp.ClientSession
-) -> None:
-    url = await store.presign("GET", "later", 60)
-    assert (await request(client, "GET", url))[0] == 404
-    await store.put("later", b"now", PNG, size_limit_bytes=LIMIT)
-    assert await request(client, "GET", url) == (200, b"now")
-
-
-async def test_a_signed_upload_stores_exactly_what_was_sent(
-    store: ObjectStore, client: aiohttp.ClientSession
-) -> None:
-    data = noise(700_000)
-    url = await store.presign("PUT", "up/1", PUT_MAX_S, content_type=PNG, size_bytes=len(data))
-    assert (await request(client, "PUT", url, data))[0] == 200
-    assert await store.read("up/1", LIMIT) == data
-    info = await store.stat("up/1")
-    assert info.content_type == PNG
-    assert info.sha256 in {None, hashlib.sha256(data).hexdigest()}
-
-
-def other_character(url: str) -> str:
-    """Change one character of the signature."""
-    at = url.lower().index("signature=") + len("signature=") + 5
-    return url[:at] + ("a" if url[at] != "a" else "b") + url[at + 1 :]
-
-
-REFUSALS: dict[str, Callable[[str], tuple[str, str, bytes | None, str]]] = {
-    "other key": lambda url: ("PUT", url.replace("up/1", "up/2"), b"12345", PNG),
-    "key beside": lambda url: ("PUT", url.replace("up/1?", "up/1.x?"), b"12345", PNG),
-    "other content type": lambda url: ("PUT", url, b"12345", "text/html"),
-    "parameter added to the type": lambda url: ("PUT", url, b"12345", PNG + "; q=1"),
-    "larger length": lambda url: ("PUT", url, b"123456", PNG),
-    "smaller length": lambda url: ("PUT", url, b"1234", PNG),
-    "GET instead of PUT": lambda url: ("GET", url, None, PNG),
-    "HEAD instead of PUT": lambda url: ("HEAD", url, None, PNG),
-    "DELETE instead of PUT": lambda url: ("DELETE", url, None, PNG),
-    "changed signature": lambda url: ("PUT", other_character(url), b"12345", PNG),
-    "no signature": lambda url: ("PUT", url.split("?")[0], b"12345", PNG),
-    "one parameter more": lambda url: ("PUT", url + "&filename=a", b"12345", PNG),
-}
-
-
-@pytest.mark.parametrize("case", REFUSALS)
-async def test_a_signed_upload_allows_nothing_else(
-    store: ObjectStore, client: aiohttp.ClientSession, case: str
-) -> None:
-    url = await store.presign("PUT", "up/1", 60, content_type=PNG, size_bytes=5)
-    method, changed, body, content_type = REFUSALS[case](url)
-    status, _ = await request(client, method, changed, body, content_type)
-    assert status == 403
-    assert await keys(store) == []
-    assert (await request(client, "PUT", url, b"12345"))[0] == 200
-
-
-async def test_a_signed_upload_without_a_length_is_refused(
-    store: ObjectStore, client: aiohttp.ClientSession
-) -> None:
-    url = await store.presign("PUT", "up/1", 60, content_type=PNG, size_bytes=5)
-    status, _ = await request(client, "PUT", url, pieces(b"12345", 1))
-    assert 400 <= status < 500
-    assert await keys(store) == []
-
-
-@pytest.mark.parametrize("method", ["PUT", "DELETE", "POST"])
-async def test_a_link_for_reading_does_not_write(
-    store: ObjectStore, client: aiohttp.ClientSession, method: str
-) -> None:
-    await store.put("a", b"former", PNG, size_limit_bytes=LIMIT)
-    url = await store.presign("GET", "a", 60)
-    assert (await request(client, method, url, b"12345"))[0] == 403
-    assert await store.read("a", LIMIT) == b"former"
-
-
-async def test_a_link_for_reading_opens_no_other_object(
-    store: ObjectStore, client: aiohttp.ClientSession
-) -> None:
-    for key in ("a", "b"):
-        await store.put(key, b"x", PNG, size_limit_bytes=LIMIT)
-    url = await store.presign("GET", "a", 60)
-    assert (await request(client, "GET", url.replace("/a?", "/b?")))[0] == 403
-    assert (await request(client, "GET", other_character(url)))[0] == 403
-    assert (await request(client, "GET", url))[0] == 200
-
-
-@pytest.mark.parametrize("method", ["GET", "PUT"])
-async def test_an_expired_link_is_refused(
-    under_test: StoreUnderTest, client: aiohttp.ClientSession, method: Method
-) -> None:
-    store = under_test.store
-    rest: dict[str, Any] = {"content_type": PNG, "size_bytes": 5} if method == "PUT" else {}
-    body = b"12345" if method == "PUT" else None
-    key = f"expiring/{method}"
-    if method == "GET":
-        await store.put(key, b"x", PNG, size_limit_bytes=LIMIT)
-    url = await store.presign(method, key, 1, **rest)
-    await under_test.pass_time(1)
-
-    async def refused() -> bool:
-        status, _ = await request(client, method, url, body)
-        return status == 403
-
-    await eventually(refused)
-
-
-async def test_a_used_upload_link_is_used_up(
-    store: ObjectStore, client: aiohttp.ClientSession
-) -> None:
-    url = await store.presign("PUT", "up/1", 60, content_type=PNG, size_bytes=5)
-    assert (await request(client, "PUT", url, b"first"))[0] == 200
-    assert (await request(client, "PUT", url, b"again"))[0] == 403
-    assert await store.read("up/1", LIMIT) == b"first"
-    await store.delete("up/1")
-    assert (await request(client, "PUT", url, b"again"))[0] == 403
-    assert await keys(store) == []
-
-
-async def test_of_many_uploads_by_one_link_one_is_stored(
-    store: ObjectStore, client: aiohttp.ClientSession
-) -> None:
-    url = await store.presign("PUT", "up/1", 60, content_type=PNG, size_bytes=5)
-    bodies = [f"body{number}".encode() for number in range(8)]
-    answers = await asyncio.gather(*(request(client, "PUT", url, body) for body in bodies))
-    statuses = [status for status, _ in answers]
-    assert sorted(statuses) == [200] + [403] * 7
-    assert await store.read("up/1", LIMIT) == bodies[statuses.index(200)]
 
 
 def test_the_suite_runs_over_an_engine_that_needs_nothing() -> None:

@@ -5,6 +5,7 @@ message was handled, with a durable one until the broker has confirmed it.
 """
 
 import asyncio
+from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
@@ -31,10 +32,11 @@ from tests.fakes.broker import DurableBroker
 
 
 @pytest.fixture
-async def durable(sql: Sql) -> World:
+async def durable(sql: Sql) -> AsyncIterator[World]:
     opened = durable_process(sql)
     await opened.broker.start(["echo"])
-    return opened
+    yield opened
+    await opened.settle()
 
 
 def fake(world: World) -> DurableBroker:
@@ -87,6 +89,7 @@ async def test_an_unroutable_message_keeps_its_row_and_goes_out_when_there_is_a_
     await world.broker.start(["echo"])
     await sql.pass_time(PUBLISH_GRACE_S)
     assert await world.outbox.relay_once() == 1
+    await world.settle()
     assert await world.outbox.depth() == 0
     assert await bodies(world, 1) == [Say(text="one").to_bytes()]
 
@@ -102,6 +105,7 @@ async def test_a_commit_stands_although_the_broker_is_away(durable: World) -> No
     assert await durable.outbox.relay_once() == 0
     await durable.sql.pass_time(CLAIM_S)
     assert await durable.outbox.relay_once() == 1
+    await durable.settle()
     assert await durable.outbox.depth() == 0
 
 
@@ -139,6 +143,7 @@ async def test_before_the_grace_has_passed_only_the_writer_publishes(durable: Wo
     assert await other.outbox.relay_once() == 0
     await durable.sql.pass_time(0.001)
     assert await other.outbox.relay_once() == 1
+    await other.settle()
     assert len(other.published) == 1
 
 

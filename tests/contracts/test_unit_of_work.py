@@ -17,10 +17,10 @@ from limner.storage.sql.accounts import User
 from limner.storage.sql.audit import AuditLine
 from limner.storage.sql.comments import Comment
 from limner.storage.sql.deliveries import Delivery
+from limner.storage.sql.faults import REPEATS, Deadlocked
 from limner.storage.sql.messaging import DeadLetter, InboxRow, OutboxRow
 from limner.storage.sql.tasks import Task
 from limner.storage.sql.timeline import TimelineLine, lines_after
-from limner.storage.sql.unit import REPEATS
 from tests.contracts.engines import START
 from tests.contracts.units import (
     Say,
@@ -163,7 +163,7 @@ async def test_a_lost_deadlock_repeats_the_whole_unit(world: World) -> None:
     async def deadlock_twice(_: Any) -> None:
         tries.append(1)
         if len(tries) < 3:
-            raise OperationalError("(1213, 'Deadlock found when trying to get lock')")
+            raise Deadlocked("Deadlock found when trying to get lock")
 
     work = world.units.open("http")
     work.add(comment())
@@ -178,7 +178,7 @@ async def test_endless_deadlocks_are_transient(world: World) -> None:
 
     async def deadlock(_: Any) -> None:
         tries.append(1)
-        raise OperationalError("(1205, 'Lock wait timeout exceeded')")
+        raise Deadlocked("Lock wait timeout exceeded")
 
     work = world.units.open("http")
     work.step(deadlock)

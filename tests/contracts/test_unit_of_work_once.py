@@ -11,6 +11,7 @@ from limner.core.errors import FailpointReached, Stale, Transient
 from limner.core.message import Envelope
 from limner.core.unit import Commit
 from limner.storage.sql.comments import Comment
+from limner.storage.sql.faults import Deadlocked
 from limner.storage.sql.messaging import DeadLetter, InboxRow, OutboxRow
 from tests.contracts.engines import START
 from tests.contracts.units import (
@@ -236,6 +237,7 @@ async def test_a_retry_with_a_durable_broker_is_a_new_row_of_the_next_attempt(sq
     assert await OutboxRow.all().count() == 1
     await sql.pass_time(30)
     assert await world.outbox.relay_once() == 1
+    await world.settle()
     (_, again) = world.published
     assert (again.message_id, again.attempt, again.outbox_id) == (envelope.message_id, 2, row.id)
     assert await world.units.commit(world.receive(again)) is Commit.DONE
@@ -361,7 +363,7 @@ async def test_a_deadlock_after_an_early_transaction_is_left_to_the_next_attempt
     world: World,
 ) -> None:
     async def deadlock(_: Any) -> None:
-        raise OperationalError("(1213, 'Deadlock found')")
+        raise Deadlocked("Deadlock found")
 
     work = world.units.open("http")
     async with work.transaction():

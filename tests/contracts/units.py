@@ -25,6 +25,8 @@ from limner.storage.sql.schema import migrate, pending
 from limner.storage.sql.tasks import Task
 from limner.storage.sql.unit import SqlUnit, SqlUnits
 from tests.contracts.engines import START, Engine, PassTime, held
+from tests.contracts.mariadb import empty_database
+from tests.engines.missing import no_mariadb
 from tests.fakes.broker import DurableBroker
 
 QUEUE_LIMIT = 40
@@ -191,7 +193,15 @@ async def sqlite(folder: Path) -> AsyncIterator[Sql]:
         await database.close()
 
 
+@asynccontextmanager
+async def mariadb(_: Path) -> AsyncIterator[Sql]:
+    """Open the MariaDB of this process, without rows."""
+    async with empty_database() as (database, clock):
+        yield Sql(database, clock, held(clock))
+
+
 Opened = AbstractAsyncContextManager[Sql]
 DATABASES: list[Engine[Sql]] = [
     Engine("sqlite", sqlite),
+    Engine("mariadb", mariadb, real=True, missing=no_mariadb),
 ]

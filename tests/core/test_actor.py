@@ -1,13 +1,15 @@
 """The loop of an actor: concurrency, engines out of reach, its end; and the actor itself."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from limner.core import actor as actor_module
-from limner.core import failpoints
+from limner.core import failpoints, patience
 from limner.core.actor import Actor, Loop
+from limner.core.broker import Delivery
 from limner.core.brokers.embedded import EmbeddedBroker
 from limner.core.clock import HeldClock
 from limner.core.errors import (
@@ -46,7 +48,7 @@ async def stage(
 
 @pytest.fixture
 def short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(actor_module, "ENGINE_PAUSE_S", 0.001)
+    monkeypatch.setattr(patience, "ENGINE_PAUSE_S", 0.001)
 
 
 @pytest.mark.usefixtures("short_pause")
@@ -89,10 +91,12 @@ async def test_an_engine_that_stays_away_ends_the_loop_and_gives_the_message_bac
     assert (await OutboxRow.get()).attempt == 1
 
 
+@pytest.mark.usefixtures("short_pause")
 async def test_an_engine_that_is_away_at_the_commit_leaves_the_message(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def away(_: UnitOfWork) -> Commit:
+        stage.clock.advance(25)
         raise EngineUnavailable("database: gone")
 
     monkeypatch.setattr(stage.units, "commit", away)
@@ -101,6 +105,68 @@ async def test_an_engine_that_is_away_at_the_commit_leaves_the_message(
         await stage.loop(Echo()).settle(Envelope("m", "echo.say", Say(text="hi").to_bytes()))
     assert work.early is None
     assert stage.counted() == {}
+
+
+@pytest.mark.parametrize(("early", "runs"), [(False, 1), (True, 3)])
+@pytest.mark.usefixtures("short_pause")
+async def test_a_commit_waits_for_its_engine_without_a_new_run_unless_it_read_its_own_writes(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, early: bool, runs: int
+) -> None:
+    commit, refusals = stage.units.commit, 2
+
+    async def away(work: UnitOfWork) -> Commit:
+        nonlocal refusals
+        if refusals:
+            refusals -= 1
+            await stage.units.discard(work)
+            raise EngineUnavailable("database: gone")
+        return await commit(work)
+
+    async def act(_: Any, work: UnitOfWork) -> None:
+        if early:
+            async with work.transaction():
+                pass
+
+    echo = Echo(act)
+    await stage.send(Say(text="hi"))
+    monkeypatch.setattr(stage.units, "commit", away)
+    async with stage.running(stage.loop(echo)):
+        await eventually(handled_all)
+    assert len(echo.heard) == runs
+    assert await Comment.all().count() == 1
+
+
+async def test_what_is_in_hand_is_finished_when_the_broker_goes_away(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go, lost = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    consume = stage.broker.consume
+
+    @asynccontextmanager
+    async def losing(actor: str, prefetch: int) -> AsyncIterator[AsyncIterator[Delivery]]:
+        async with consume(actor, prefetch) as deliveries:
+
+            async def some() -> AsyncIterator[Delivery]:
+                yield await anext(deliveries)
+                await begun.wait()
+                lost.set()
+                raise EngineUnavailable("broker: connection reset")
+
+            yield some()
+
+    async def wait(_: Any, __: UnitOfWork) -> None:
+        begun.set()
+        await go.wait()
+
+    monkeypatch.setattr(stage.broker, "consume", losing)
+    await stage.send(Say(text="1"))
+    running = asyncio.create_task(stage.loop(Echo(wait)).run(asyncio.Event()))
+    await asyncio.wait_for(lost.wait(), LIMIT_S)
+    assert not running.done()
+    go.set()
+    with pytest.raises(EngineUnavailable):
+        await asyncio.wait_for(running, LIMIT_S)
+    assert await Comment.all().count() == 1
 
 
 async def test_a_cancelled_loop_gives_back_what_is_in_hand(stage: Stage) -> None:

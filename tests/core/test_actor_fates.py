@@ -301,7 +301,7 @@ DEEP = b"[" * 10_000 + b"]" * 10_000
         (b"[]", "echo.say", "invalid_message", "not a valid echo.say"),
         (b"{}", "echo.say", "invalid_message", "/text: Field required"),
         (b'{"text": 1}', "echo.say", "invalid_message", "/text"),
-        (b'{"text": "a", "n": NaN}', "echo.say", "invalid_message", "/n"),
+        (b'{"text": "a", "n": NaN}', "echo.say", "invalid_message", "NaN"),
         (b'{"text": "a", "more": 1}', "echo.say", "invalid_message", "/more"),
         (json.dumps({"text": "x" * 21}).encode(), "echo.say", "invalid_message", "/text"),
         (b"{}", "echo.whisper", "unknown_message", "echo takes echo.say, not echo.whisper"),

@@ -23,6 +23,7 @@ STEPS = [
     "broker.publish",
     "db.begin_effect",
     "db.commit",
+    "jobs.claim",
     "lease.renew",
     "mailbox.row",
     "objects.delete",

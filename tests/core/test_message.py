@@ -133,3 +133,18 @@ def test_a_trace_goes_out_and_comes_in_by_one_header() -> None:
 )
 def test_a_header_that_is_not_valid_begins_a_new_trace(header: Any) -> None:
     assert trace_id_of(header) is None
+
+
+@pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity"])
+def test_a_number_that_json_has_not_is_refused_wherever_it_stands(word: str) -> None:
+    body = b'{"id": "e", "type": "t", "at": "2026-11-22T12:00:00Z", "subject": {}, "data": %s}'
+    with pytest.raises(Invalid, match="is no JSON") as caught:
+        Event.from_bytes(body % b'{"a": [1, %s]}' % word.encode())
+    assert caught.value.code == "invalid_message"
+    spoken = Event.from_bytes(body % b'{"a": "%s"}' % word.encode())
+    assert spoken.data == {"a": word}
+
+
+def test_a_depth_bomb_with_such_a_number_is_refused_like_any_other() -> None:
+    with pytest.raises(Invalid):
+        Event.from_bytes(b"[" * 100_000 + b"NaN" + b"]" * 100_000)

@@ -82,7 +82,8 @@ async def test_by_default_a_time_limit_is_recovered_from_and_both_are_logged(sta
         await asyncio.Event().wait()
 
     with structlog.testing.capture_logs() as logs:
-        envelope = await stage.settle(Echo(hang), timeout_s=0.02)
+        # As each message is: in a task, and so a context, of its own.
+        envelope = await asyncio.create_task(stage.settle(Echo(hang), timeout_s=0.02))
     (failed,) = (line for line in logs if line["event"] == "failed")
     assert failed["error"] == "no end within 0.02 s"
     assert failed["duration_s"] >= 0.02

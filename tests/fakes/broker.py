@@ -1,6 +1,7 @@
 """A broker that counts as durable, remembers what was published, and can be told to fail."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from limner.core.broker import Outcome
 from limner.core.brokers.embedded import EmbeddedBroker
@@ -31,3 +32,8 @@ class DurableBroker(EmbeddedBroker):
         if self.answer_lost:
             raise EngineUnavailable("broker: connection reset")
         return outcomes
+
+    def give_up(self, envelope: Envelope, reason: str, detail: str = "") -> None:
+        """Have a message among the dead."""
+        self._dead.ready.append(replace(envelope, fault=(reason, detail)))
+        self._dead.changed.set()

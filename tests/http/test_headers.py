@@ -109,7 +109,10 @@ async def test_over_https_browsers_are_told_to_stay_there(
         ("s3://b?endpoint=https://s3.test:9000", False, "img-src 'self' https://s3.test:9000;"),
         ("s3://b?endpoint=http://in&public_endpoint=https://cdn.test", False,
          "img-src 'self' https://cdn.test;"),
+        ("s3://b?endpoint=https%3A%2F%2Fs3.test%3A9000", False,
+         "img-src 'self' https://s3.test:9000;"),
         ("s3://b?region=x", False, "img-src 'self' https:;"),
+        ("s3://b", False, "img-src 'self' https:;"),
     ],
 )  # fmt: skip
 async def test_pictures_may_come_from_the_object_store(

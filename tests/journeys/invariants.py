@@ -19,6 +19,7 @@ from typing import Any
 
 from limner.core.clock import SystemClock
 from limner.core.errors import LimnerError
+from limner.core.objects import ObjectStore
 from limner.core.signing import Signer
 from limner.storage.objects.local import local_objects
 from limner.storage.sql.aggregate import Leased
@@ -61,12 +62,14 @@ class Allowed:
     """What a journey may leave behind.
 
     ``unknown``: so many mails or orders nobody can know of; ``failures``: whether failpoints that
-    raise may show in the log as errors; ``dead``: reasons of dead letters that were provoked.
+    raise may show in the log as errors; ``dead``: reasons of dead letters that were provoked;
+    ``logged``: what drivers log as errors about engines that were taken away.
     """
 
     unknown: int = 0
     failures: bool = False
     dead: frozenset[str] = frozenset()
+    logged: tuple[str, ...] = ()
 
 
 NOTHING = Allowed()
@@ -78,7 +81,8 @@ async def hold(journey: Journey, allowed: Allowed = NOTHING) -> None:
     Raises:
         AssertionError: with all findings.
     """
-    findings = [finding async for finding in _over_rest(journey)]
+    books = Books(journey.limner.home)
+    findings = [finding async for finding in over_rest(books, journey)]
     await journey.limner.stop()
     findings += await findings_of(journey, allowed)
     assert not findings, "\n".join([*findings, journey.limner.stderr()[-3000:]])
@@ -92,16 +96,16 @@ async def findings_of(journey: Journey, allowed: Allowed = NOTHING) -> list[str]
     found += mails(books, journey, allowed)
     found += orders(books, journey)
     found += outbox(books, allowed)
-    found += [finding async for finding in objects(books, journey)]
+    found += [finding async for finding in objects(books, _folder(journey))]
     found += streams(books, journey)
-    found += log(journey, allowed)
+    found += log(journey.limner.stderr_lines(), canaries(books, journey), allowed)
     return found
 
 
-async def _over_rest(journey: Journey) -> Any:
+async def over_rest(books: Books, journey: Journey) -> Any:
     """I-REST: what the API shows of each task is what the books say, and its result opens."""
     limner = journey.limner
-    for row in Books(limner.home).rows("SELECT id, state, result_key FROM tasks"):
+    for row in books.rows("SELECT id, state, result_key FROM tasks"):
         shown = await limner.get(f"/api/tasks/{row['id']}")
         if shown["state"] != row["state"]:
             yield f"I-REST {row['id']} is {row['state']} and shown as {shown['state']}"
@@ -271,12 +275,15 @@ def outbox(books: Books, allowed: Allowed) -> Iterable[str]:
         yield f"I-OUT dead letters: {surprising}"
 
 
-async def objects(books: Books, journey: Journey) -> Any:
-    """I-OBJ: everything a row names is in the object store, whole and of its kind."""
+def _folder(journey: Journey) -> ObjectStore:
     signer = Signer([b"a key that signs nothing here, 32"])
-    store = local_objects(
+    return local_objects(
         f"file://{journey.limner.home / 'objects'}", signer, "http://127.0.0.1", SystemClock()
     )
+
+
+async def objects(books: Books, store: ObjectStore) -> Any:
+    """I-OBJ: everything a row names is in the object store, whole and of its kind."""
     named: list[tuple[str, str, int]] = []
     for job in books.rows("SELECT outputs FROM jobs WHERE state = 'succeeded'"):
         outputs = json.loads(job["outputs"])
@@ -338,22 +345,25 @@ def streams(books: Books, journey: Journey) -> Iterable[str]:
             yield f"I-SSE {ident} was told {ends} ends"
 
 
-def log(journey: Journey, allowed: Allowed) -> Iterable[str]:
+def canaries(books: Books, journey: Journey, printed: str = "") -> set[str]:
+    """Give what no line of a log may tell; ``printed`` is what other processes said on stdout."""
+    signed_in = re.findall(r"/sign-in/(\S+)", journey.limner.stdout() + printed)
+    found = {journey.limner.key, SECRET, MAIL_PASSWORD, LLM_KEY, *signed_in}
+    return (found | {row["email"] for row in books.rows("SELECT email FROM tasks")}) - {""}
+
+
+def log(lines: list[str], secret: set[str], allowed: Allowed) -> Iterable[str]:
     """I-LEAK: each line is JSON, tells no secret and no address, and of no defect."""
-    signed_in = re.findall(r"/sign-in/(\S+)", journey.limner.stdout())
-    canaries = {journey.limner.key, SECRET, MAIL_PASSWORD, LLM_KEY, *signed_in}
-    canaries |= {
-        row["email"] for row in Books(journey.limner.home).rows("SELECT email FROM tasks")
-    } - {""}
-    for line in journey.limner.stderr_lines():
+    for line in lines:
         try:
             told = json.loads(line)
         except ValueError:
             yield f"I-LEAK not JSON: {line[:300]}"
             continue
-        if any(canary in line for canary in canaries):
+        if any(canary in line for canary in secret):
             yield f"I-LEAK tells a secret or an address: {line[:300]}"
-        if told.get("level") in {"error", "critical"} and not (
-            allowed.failures and FAILED_ON_PURPOSE in line
-        ):
+        expected = (allowed.failures and FAILED_ON_PURPOSE in line) or any(
+            words in line for words in allowed.logged
+        )
+        if told.get("level") in {"error", "critical"} and not expected:
             yield f"I-LEAK an error: {line[:1000]}"

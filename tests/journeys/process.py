@@ -48,6 +48,20 @@ class Answered(Exception):
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What a server said to one request."""
+
+    status: int
+    text: str
+    retry_after_s: float
+
+    @property
+    def document(self) -> Any:
+        """The JSON of its body."""
+        return json.loads(self.text) if self.text else None
+
+
+@dataclass(frozen=True)
 class Finished:
     """How a command ended."""
 
@@ -297,24 +311,34 @@ class Limner:
             Died: no answer, because the process has ended.
             Answered: with an error.
         """
-        assert self._session is not None
         try:
             while True:
-                async with self._session.request(
-                    method, f"{self.url}{path}", json=body, params=params
-                ) as answer:
-                    text = await answer.text()
+                answer = await self.ask(method, path, body, params)
                 if answer.status != 429:
                     break
-                await asyncio.sleep(float(answer.headers["Retry-After"]))
+                await asyncio.sleep(answer.retry_after_s)
         except (aiohttp.ClientError, OSError) as error:
             # The connection ends a moment before the process can be waited for.
             await until(lambda: self.code is not None, 5, f"an end, after {error!r}")
             raise Died(f"{method} {path}: {error!r}") from error
-        document = json.loads(text) if text else None
         if answer.status >= 400:
-            raise Answered(answer.status, document)
-        return document
+            raise Answered(answer.status, answer.document)
+        return answer.document
+
+    async def ask(
+        self, method: str, path: str, body: Any = None, params: Mapping[str, str] | None = None
+    ) -> "Answer":
+        """Make one request, once, and give whatever comes back.
+
+        Raises:
+            aiohttp.ClientError, OSError: nothing comes back.
+        """
+        assert self._session is not None
+        async with self._session.request(
+            method, f"{self.url}{path}", json=body, params=params
+        ) as answer:
+            text = await answer.text()
+        return Answer(answer.status, text, float(answer.headers.get("Retry-After", 0)))
 
     async def get(self, path: str, **params: str) -> Any:
         """GET, as ``request``."""

@@ -6,7 +6,7 @@ as a client would: what it asks for once is looked for before it is asked for ag
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,10 +101,12 @@ class World:
 
 
 @asynccontextmanager
-async def surrounded(variant: Variant) -> AsyncIterator[World]:
-    """Start the fakes of a variant."""
+async def surrounded(
+    variant: Variant, wanted: Sequence[Wish] | None = None
+) -> AsyncIterator[World]:
+    """Start the fakes of a variant; the feed has the comments of the journey, or ``wanted``."""
     async with AsyncExitStack() as stack:
-        said = [Said(wish.id, wish.text, wish.author) for wish in wishes()]
+        said = [Said(wish.id, wish.text, wish.author) for wish in wanted or wishes()]
         feed = await stack.enter_async_context(Feed(said, page_size=PAGE_SIZE))
         world = World(variant, feed)
         if variant.provider != "local":

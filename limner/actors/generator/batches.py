@@ -6,26 +6,27 @@ Order of claims: priority, then age, both as minutes: a point of priority weighs
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from limner.actors.generator.painter import Order, Output, Painting
 from limner.actors.generator.painter import Painter as PainterPort
 from limner.actors.ports import Ports
 from limner.actors.status.messages import Check
-from limner.core.errors import EngineUnavailable, LeaseLost, LimnerError, Permanent, Stale
+from limner.core.errors import EngineUnavailable, LeaseLost, LimnerError, Permanent
 from limner.core.ids import uuid7
 from limner.core.logs import get_logger
 from limner.core.message import Envelope, Event
 from limner.core.unit import Commit
+from limner.storage.sql.claims import claim_jobs
 from limner.storage.sql.jobs import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED, Job, claim_weight
 from limner.storage.sql.tasks import Task
 
 log = get_logger("generator")
 
-CANDIDATES = 200
 ATTEMPTS = 3
 PROGRESS_S = 0.25
 CANCEL_LOOK_S = 0.5
@@ -82,39 +83,34 @@ class Batches:
         return True
 
     async def _claim(self) -> list[Claimed]:
-        rows = await _candidates()
-        if not rows:
-            return []
         now = self._ports.clock.now()
-        rows.sort(key=lambda job: claim_weight(job, now), reverse=True)
-        key, room = _order(rows[0]).batch_key, self._painter.max_batch
-        claimed: list[Claimed] = []
-        for job in rows:
+        jobs = await claim_jobs(
+            self._ports.database,
+            lambda queued: self._choose(queued, now),
+            lease_s=self._ports.leases.lease_s,
+            worker_id=self._ports.worker_id,
+        )
+        for job in jobs:
+            waited_s = max(0.0, (now - job.created_at).total_seconds())
+            self._ports.metrics.job_wait.labels("generator").observe(waited_s)
+        await self._ports.outbox.offer([_event(job, "running", now) for job in jobs])
+        return [Claimed(job, job.token) for job in jobs]
+
+    def _choose(self, queued: list[Job], now: datetime) -> list[Job]:
+        """Give the heaviest job and, from the heaviest on, those that are made alike."""
+        queued.sort(key=lambda job: claim_weight(job, now), reverse=True)
+        chosen: list[Job] = []
+        key, room = None, self._painter.max_batch
+        for job in queued:
             order = _order(job)
-            if order.batch_key != key or (claimed and order.count > room):
+            key = key or order.batch_key
+            if order.batch_key != key or (chosen and order.count > room):
                 continue
-            work = self._ports.units.open("generator")
-            work.follow(job.trace_id)
-            try:
-                token = await work.begin(
-                    job,
-                    expected=QUEUED,
-                    to=RUNNING,
-                    lease_s=self._ports.leases.lease_s,
-                    worker_id=self._ports.worker_id,
-                    attempts=job.attempts + 1,
-                )
-            except Stale:
-                continue
-            await self._ports.units.commit(work)
-            self._ports.metrics.job_wait.labels("generator").observe(
-                max(0.0, (now - job.created_at).total_seconds())
-            )
-            claimed.append(Claimed(job, token))
+            chosen.append(job)
             room -= order.count
             if room <= 0:
                 break
-        return claimed
+        return chosen
 
     async def _tell_tasks(self, claimed: Sequence[Claimed]) -> None:
         """Have the tasks of the claimed jobs looked at: they run now."""
@@ -145,8 +141,13 @@ class Batches:
             for one in claimed:
                 await self._fail(one, f"{type(error).__name__}: {error}", final=False)
         else:
-            for one, painting in zip(claimed, paintings, strict=True):
-                await self._store(one, painting)
+            # Together, so that their files and their units are not written one after the other.
+            try:
+                async with asyncio.TaskGroup() as storing:
+                    for one, painting in zip(claimed, paintings, strict=True):
+                        storing.create_task(self._store(one, painting))
+            except ExceptionGroup as group:
+                raise group.exceptions[0] from None
 
     async def _store(self, one: Claimed, painting: Painting) -> None:
         """Put the outputs into the store, then end the job; both under this lease's token."""
@@ -257,16 +258,6 @@ class Batches:
                     one.cancelled = one.cancelled or one.job.id in gone
 
 
-async def _candidates() -> list[Job]:
-    """Give the oldest queued jobs and those of the highest priority, each once."""
-    queued = Job.filter(state=QUEUED)
-    oldest = await queued.order_by("created_at").limit(CANDIDATES)
-    if len(oldest) < CANDIDATES:
-        return oldest
-    first = await queued.order_by("-priority", "created_at").limit(CANDIDATES)
-    return list({job.id: job for job in (*oldest, *first)}.values())
-
-
 def _order(job: Job) -> Order:
     return Order(
         job_id=job.id,
@@ -284,31 +275,39 @@ def _order(job: Job) -> Order:
     )
 
 
-def _progress(one: Claimed, now: Any) -> list[Envelope]:
+def _event(job: Job, state: str, now: datetime) -> Envelope:
+    """Announce a job's new state."""
+    return _announcement(job, f"job.{state}", ("job", job.id), {"state": state}, now)
+
+
+def _progress(one: Claimed, now: datetime) -> list[Envelope]:
     percent = round(100 * one.step / max(1, one.steps))
     data = {"percent": percent, "step": one.step, "steps": one.steps}
     subjects = [("job", one.job.id)]
     if one.job.task_id:
         subjects.append(("task", one.job.task_id))
-    envelopes = []
-    for kind, ident in subjects:
-        event = Event(
-            id=uuid7().hex,
-            type=f"{kind}.progress",
-            at=now,
-            user_id=one.job.user_id,
-            subject={"kind": kind, "id": ident},
-            data=data,
-        )
-        envelopes.append(
-            Envelope(
-                message_id=event.id,
-                topic=event.type,
-                body=event.to_bytes(),
-                kind="event",
-                trace_id=one.job.trace_id,
-                outbox_id=event.id,
-                sent_at=now,
-            )
-        )
-    return envelopes
+    return [
+        _announcement(one.job, f"{subject[0]}.progress", subject, data, now) for subject in subjects
+    ]
+
+
+def _announcement(
+    job: Job, name: str, subject: tuple[str, str], data: Mapping[str, Any], now: datetime
+) -> Envelope:
+    kind, ident = subject
+    event = Event(
+        id=uuid7().hex,
+        type=name,
+        at=now,
+        user_id=job.user_id,
+        subject={"kind": kind, "id": ident},
+        data=dict(data),
+    )
+    return Envelope(
+        message_id=event.id,
+        topic=event.type,
+        body=event.to_bytes(),
+        kind="event",
+        trace_id=job.trace_id,
+        sent_at=now,
+    )

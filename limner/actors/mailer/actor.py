@@ -22,6 +22,7 @@ from limner.core.errors import Ambiguous, Invalid, NotFound, Permanent, Refused,
 from limner.core.ids import derived_id, new_id
 from limner.core.logs import get_logger
 from limner.core.metrics import Metrics
+from limner.core.patience import patiently
 from limner.core.unit import UnitOfWork
 from limner.storage.sql.deliveries import Delivery
 from limner.storage.sql.leases import Leases
@@ -97,7 +98,8 @@ class Mailer:
         except (Ambiguous, Transient, Permanent) as error:
             failure = error
         # The task may have been cancelled meanwhile: what became of the mail is kept all the same.
-        task = await _waiting(delivery)
+        # The mail is out: a database that is away now must not make anyone forget that.
+        task = await patiently(lambda: _waiting(delivery), self._post.clock)
         attempt = work.envelope.attempt if work.envelope else 1
         if failure is None:
             self._be_sent(delivery, task, "sending", token, work)

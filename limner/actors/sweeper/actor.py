@@ -2,7 +2,8 @@
 
 Every few seconds it looks for leases that have ended: an effect that was begun and never finished
 becomes ``unknown`` and is reconciled, a job goes back into the queue. It seals the audit chain,
-ends reviews that nobody made, and, by schedule, deletes what has served its time.
+ends reviews that nobody made, and, by schedule, deletes what has served its time. What the broker
+gave up it puts back once, and then keeps as a dead letter.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from limner.actors.ports import Ports
 from limner.actors.status.messages import Check
 from limner.actors.submitter.messages import Reconcile as ReconcileTask
 from limner.actors.sweeper.cleaning import Cleaner, Retainer
+from limner.actors.sweeper.drain import Drain
 from limner.actors.sweeper.messages import Clean, Retain
 from limner.core.actor import Actor, Loop
 from limner.core.errors import LimnerError
@@ -183,5 +185,8 @@ def build(ports: Ports) -> Actor[Clean]:
         others={Retain: Retainer(ports)},
         concurrency=1,
         timeout_s=3600,
-        loops=(Loop("sweeper.sweeps", Sweeper(ports).run),),
+        loops=(
+            Loop("sweeper.sweeps", Sweeper(ports).run),
+            Loop("sweeper.drain", Drain(ports).run),
+        ),
     )

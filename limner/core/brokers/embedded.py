@@ -130,6 +130,7 @@ class EmbeddedBroker:
         self._limit = queue_limit
         self._queues: dict[str, _Queue] = {}
         self._held: set[tuple[str, int]] = set()
+        self._dead = _Queue()
         self._subscribers: set[_Events] = set()
 
     async def start(self, actors: Iterable[str]) -> None:
@@ -160,7 +161,17 @@ class EmbeddedBroker:
 
     @asynccontextmanager
     async def consume(self, actor: str, prefetch: int) -> AsyncIterator[AsyncIterator[Delivery]]:
-        queue = self._queues.setdefault(actor, _Queue())
+        async with self._taking(self._queues.setdefault(actor, _Queue()), prefetch) as deliveries:
+            yield deliveries
+
+    @asynccontextmanager
+    async def dead(self) -> AsyncIterator[AsyncIterator[Delivery]]:
+        """Give nothing: each message is a row, and lives until a unit has settled it."""
+        async with self._taking(self._dead, prefetch=1) as deliveries:
+            yield deliveries
+
+    @asynccontextmanager
+    async def _taking(self, queue: _Queue, prefetch: int) -> AsyncIterator[AsyncIterator[Delivery]]:
         deliveries = _Deliveries(queue, prefetch, self._forget)
         try:
             yield deliveries

@@ -13,9 +13,11 @@ from urllib.parse import unquote, urlsplit
 
 from limner.core.clock import Clock
 from limner.core.errors import EngineUnavailable, Forbidden, Invalid, TooLarge
-from limner.core.failpoints import declare, step
+from limner.core.failpoints import step
 from limner.core.objects import (
+    DELETE,
     LIST_MAX,
+    PUT,
     PUT_MAX_S,
     Method,
     ObjectEntry,
@@ -33,8 +35,6 @@ from limner.storage.objects.folder import READ_BYTES, Folder, Incoming, Opened
 MIN_FREE_BYTES = 64 * 1024 * 1024
 WRITE_BYTES = 256 * 1024
 
-PUT = declare("objects.put")
-DELETE = declare("objects.delete")
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -6,6 +6,8 @@ from tortoise import fields
 from tortoise.fields.base import Field
 from tortoise.models import Model
 
+from limner.storage.sql.finding import found
+
 ID_LENGTH = 48
 TRACE_LENGTH = 32
 STATE_LENGTH = 24
@@ -53,7 +55,7 @@ class Aggregate(Model):
     @classmethod
     async def found(cls, ident: str) -> Self | None:
         """Read one by id from the readers."""
-        return await cls.get_or_none(id=ident)
+        return await found(cls, ident)
 
 
 class Leased(Aggregate):

@@ -50,9 +50,9 @@ async def seal(database: Database, limit: int = BATCH) -> int:
     if not await AuditLine.exists(seq=None):
         return 0
     async with step(SEAL), database.transaction() as connection:
-        lock = " FOR UPDATE" if connection.dialect == "mysql" else ""
         last = await connection.query(
-            f"SELECT seq, hash FROM audit WHERE seq IS NOT NULL ORDER BY seq DESC LIMIT 1{lock}"  # noqa: S608
+            "SELECT seq, hash FROM audit WHERE seq IS NOT NULL "  # noqa: S608 - our own words
+            f"ORDER BY seq DESC LIMIT 1{connection.for_update}"
         )
         seq, before = (int(last[0]["seq"]), str(last[0]["hash"])) if last else (0, ZERO)
         lines = (

@@ -1,24 +1,29 @@
 """The database: one writer and separate readers on SQLite, a pool on a server.
 
 Everything on the hot path is SQL through Tortoise's connections, written once for both dialects:
-``?`` marks a value, and the values ``NOW`` and ``FromNow`` become the database's own time.
+``?`` marks a value, and the values ``NOW`` and ``FromNow`` become the database's own time, UTC.
 """
 
+import re
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from tortoise import Tortoise, connections
+from tortoise.backends.base.executor import EXECUTOR_CACHE
 from tortoise.exceptions import DBConnectionError, IntegrityError, OperationalError
 from tortoise.transactions import in_transaction
 
 from limner.core.clock import Clock
 from limner.core.errors import EngineUnavailable, NotConfigured
+from limner.storage.sql.address import MysqlAddress, mysql_address, sqlite_path
+from limner.storage.sql.faults import repeated
 from limner.storage.sql.sqlite import ImmediateSqliteClient, translated
 
 T = TypeVar("T")
@@ -42,6 +47,7 @@ MODELS = (
 )
 APP = "limner"
 BUSY_TIMEOUT_MS = 5_000
+IGNORE, KEY_TAKEN = "INSERT IGNORE", "(1062,"
 
 Dialect = Literal["sqlite", "mysql"]
 
@@ -56,15 +62,43 @@ class FromNow:
 NOW = FromNow(0)
 
 
+# A quoted word of a statement, in which a question mark is only that, or the mark of a value.
+_MARK = re.compile(r"""('(?:[^']|'')*'|"[^"]*"|`[^`]*`)|\?""")
+
+
+@lru_cache(maxsize=2048)
+def _pieces(sql: str) -> tuple[str, ...]:
+    """Split a statement at its marks, and double its % signs, as the MySQL driver wants."""
+    pieces, start = [], 0
+    for match in _MARK.finditer(sql):
+        if not match[1]:
+            pieces.append(sql[start : match.start()])
+            start = match.end()
+    return tuple(piece.replace("%", "%%") for piece in (*pieces, sql[start:]))
+
+
+def server_time() -> str:
+    """Give the expression of the server's own time, the same in every time zone."""
+    return "UTC_TIMESTAMP(6)"
+
+
 class Connection:
     """One open transaction, or the readers; see the module for the form of statements."""
 
-    def __init__(self, client: Any, dialect: Dialect, clock: Clock) -> None:
+    def __init__(
+        self,
+        client: Any,
+        dialect: Dialect,
+        clock: Clock,
+        now: Callable[[], str] = server_time,
+    ) -> None:
         self.client = client
         self.dialect = dialect
         self._clock = clock
+        self._now = now
 
-    def _render(self, sql: str, values: Sequence[Any]) -> tuple[str, list[Any]]:
+    def rendered(self, sql: str, values: Sequence[Any]) -> tuple[str, list[Any]]:
+        """Give a statement and its values as the driver wants them."""
         if self.dialect == "sqlite":
             now = self._clock.now()
             plain = [
@@ -72,16 +106,16 @@ class Connection:
                 for value in values
             ]
             return sql, plain
-        parts = sql.split("?")
-        text, plain = [parts[0]], []
-        for value, part in zip(values, parts[1:], strict=True):
+        pieces = _pieces(sql)
+        text, plain = [pieces[0]], []
+        for value, piece in zip(values, pieces[1:], strict=True):
             if isinstance(value, FromNow):
-                text.append("DATE_ADD(UTC_TIMESTAMP(6), INTERVAL %s MICROSECOND)")
+                text.append(f"DATE_ADD({self._now()}, INTERVAL %s MICROSECOND)")
                 plain.append(round(value.seconds * 1_000_000))
             else:
                 text.append("%s")
                 plain.append(value)
-            text.append(part)
+            text.append(piece)
         return "".join(text), plain
 
     async def execute(self, sql: str, values: Sequence[Any] = ()) -> int:
@@ -90,24 +124,50 @@ class Connection:
         Raises:
             EngineUnavailable: the database does not answer.
         """
-        text, plain = self._render(sql, values)
-        count, _ = await self.client.execute_query(text, plain)
+        text, plain = self.rendered(sql, values)
+        if self.dialect == "mysql" and text.startswith(IGNORE):
+            # MySQL's own IGNORE would also cut what is too long and make up what is missing.
+            try:
+                return await self._count(text.replace(IGNORE, "INSERT", 1), plain)
+            except IntegrityError as error:
+                if not str(error).startswith(KEY_TAKEN):
+                    raise
+                return 0
+        return await self._count(text, plain)
+
+    async def _count(self, text: str, values: list[Any]) -> int:
+        count, _ = await self.client.execute_query(text, values)
         return int(count)
 
     async def query(self, sql: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
-        """Run a query and give its rows; on SQLite times are text, ISO 8601.
+        """Run a query and give its rows; times are text, ISO 8601 in UTC.
 
         Raises:
             EngineUnavailable: the database does not answer.
         """
-        text, plain = self._render(sql, values)
+        text, plain = self.rendered(sql, values)
         rows: list[dict[str, Any]] = await self.client.execute_query_dict(text, plain)
+        if self.dialect == "mysql":
+            for row in rows:
+                for name, value in row.items():
+                    if isinstance(value, datetime):
+                        row[name] = str(value.replace(tzinfo=UTC))
         return rows
 
     @property
     def insert_or_ignore(self) -> str:
-        """The words that insert and pass over rows whose key is taken."""
+        """The words that begin an insert of one row and pass over it if its key is taken."""
         return "INSERT OR IGNORE INTO" if self.dialect == "sqlite" else "INSERT IGNORE INTO"
+
+    @property
+    def for_update(self) -> str:
+        """The words that end a query and lock its rows; SQLite has one writer and needs none."""
+        return "" if self.dialect == "sqlite" else " FOR UPDATE"
+
+    @property
+    def skip_locked(self) -> str:
+        """The words that end a query of a claim: lock rows, and pass over those that are locked."""
+        return "" if self.dialect == "sqlite" else " FOR UPDATE SKIP LOCKED"
 
 
 class WriterThread(Connection):
@@ -128,7 +188,7 @@ class WriterThread(Connection):
         return [dict(row) for row in self._call(sql, values).fetchall()]
 
     def _call(self, sql: str, values: Sequence[Any]) -> sqlite3.Cursor:
-        text, plain = self._render(sql, values)
+        text, plain = self.rendered(sql, values)
         try:
             return self._raw.execute(text, plain)
         except sqlite3.IntegrityError as error:
@@ -166,14 +226,25 @@ class Database:
     def __init__(self, url: str, clock: Clock, pool: int = 20) -> None:
         self.url = url
         self.clock = clock
-        self.config, self.dialect = _config(url, pool)
-        self._writer = "writer" if self.dialect == "sqlite" else "default"
+        self.dialect, self._address = _read_url(url)
+        self._pool_size = pool
+        self.config = _config(url, self.dialect)
         self._thread: ImmediateSqliteClient | None = None
+        self._server: Any = None
 
     @property
     def path(self) -> Path | None:
         """The SQLite file, or None."""
-        return _sqlite_path(self.url) if self.dialect == "sqlite" else None
+        return sqlite_path(self.url) if self.dialect == "sqlite" else None
+
+    @property
+    def name(self) -> str:
+        """The database's name on its server; empty for a file."""
+        return self._address.name if self._address is not None else ""
+
+    def server_time(self) -> str:
+        """Give the SQL expression of now on a server."""
+        return server_time()
 
     async def open(self) -> None:
         """Connect.
@@ -184,34 +255,77 @@ class Database:
         try:
             if self.path is not None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self._address is not None:
+                self._add_pool(self._address)
+            # Tortoise keeps models' statements by the connection's name, whatever its dialect.
+            EXECUTOR_CACHE.clear()
             await Tortoise.init(config=self.config, use_tz=True, timezone="UTC")
-            writer = connections.get(self._writer)
+            writer = connections.get("writer")
             self._thread = writer if isinstance(writer, ImmediateSqliteClient) else None
+            self._server = writer if self.dialect == "mysql" else None
             await self.read().query("SELECT 1")
         except (DBConnectionError, OperationalError, OSError) as error:
             raise EngineUnavailable(f"database: {error}") from error
 
+    def _add_pool(self, address: MysqlAddress) -> None:
+        """Give readers and writers the same connections."""
+        # Who keeps to SQLite shall not need the driver.
+        from limner.storage.sql.mysql import connect
+        from limner.storage.sql.pool import ConnectionPool
+
+        pool = ConnectionPool(partial(connect, address), self._pool_size)
+        for one in self.config["connections"].values():
+            one["credentials"] = {"pool": pool}
+
     async def close(self) -> None:
         """Close all connections."""
-        self._thread = None
+        self._thread = self._server = None
         await Tortoise.close_connections()
 
     def read(self) -> Connection:
         """Give the readers' connection."""
-        return Connection(connections.get("default"), self.dialect, self.clock)
+        return self._connection(connections.get("default"))
 
     def write(self) -> Connection:
         """Give the writer's connection, each statement its own transaction."""
-        return Connection(connections.get(self._writer), self.dialect, self.clock)
+        return self._connection(connections.get("writer"))
+
+    def _connection(self, client: Any) -> Connection:
+        return Connection(client, self.dialect, self.clock, self.server_time)
 
     async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """Run ``work`` in one transaction; it awaits nothing but the connection it is given.
 
-        If the caller is cancelled meanwhile, the transaction ends all the same, one way or other.
+        If a deadlock or a lost connection undid the transaction, ``work`` is run again from the
+        start: it must have no effect but through its connection. If the caller is cancelled
+        meanwhile, the transaction ends all the same, one way or other.
 
         Raises:
             EngineUnavailable: the database does not answer.
+            CommitUnsure: it did not answer to COMMIT.
+            Deadlocked: the database undid every try.
         """
+        return await repeated(lambda: self._run_once(work))
+
+    async def run_batch(
+        self,
+        statements: Sequence[tuple[str, Sequence[Any]]],
+        accept: Callable[[Sequence[int]], None],
+    ) -> None:
+        """Run statements, known beforehand, as one transaction of a server.
+
+        ``accept`` is given the rows that each changed; what it raises undoes the transaction. One
+        statement alone is committed whatever ``accept`` says.
+
+        Raises:
+            EngineUnavailable, CommitUnsure, Deadlocked: as ``run``.
+        """
+        if self._server is None:
+            raise EngineUnavailable("MySQL: the database is closed")
+        rendering = self.write()
+        await self._server.transact([rendering.rendered(*one) for one in statements], accept)
+
+    async def _run_once(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         if self.dialect != "sqlite":
             async with self.transaction() as connection:
                 return await work(connection)
@@ -227,49 +341,66 @@ class Database:
 
         Raises:
             EngineUnavailable: the database does not answer.
+            CommitUnsure: it did not answer to COMMIT.
+            Deadlocked: the database undid the transaction.
         """
         try:
-            async with in_transaction(self._writer) as client:
-                yield Connection(client, self.dialect, self.clock)
+            async with self._open_transaction() as client:
+                yield self._connection(client)
         except DBConnectionError as error:
             raise EngineUnavailable(f"database: {error}") from error
 
+    def _open_transaction(self) -> Any:
+        if self.dialect == "mysql":
+            if self._server is None:
+                raise EngineUnavailable("MySQL: the database is closed")
+            # On a connection of its own, also where the task has a transaction open already.
+            return self._server._in_transaction()
+        return in_transaction("writer")
 
-def _sqlite_path(url: str) -> Path:
-    return Path(url.removeprefix("sqlite://").partition("?")[0])
 
-
-def _config(url: str, pool: int) -> tuple[dict[str, Any], Dialect]:
-    scheme = urlsplit(url).scheme
+def _read_url(url: str) -> tuple[Dialect, MysqlAddress | None]:
+    scheme = url.partition(":")[0]
     if scheme == "sqlite":
-        params: dict[str, Any] = {
-            "file_path": str(_sqlite_path(url)),
+        return "sqlite", None
+    if scheme == "mysql":
+        return "mysql", mysql_address(url)
+    known = "sqlite://PATH or mysql://USER:PASSWORD@HOST:3306/NAME"
+    raise NotConfigured(
+        f"LIMNER_DATABASE_URL: {scheme or url!r} is no known database. Use {known}",
+        code="settings",
+    )
+
+
+def _config(url: str, dialect: Dialect) -> dict[str, Any]:
+    """Give Tortoise's configuration: readers are ``default``, so that plain queries are theirs."""
+    params: dict[str, Any] = {}
+    if dialect == "sqlite":
+        params = {
+            "file_path": str(sqlite_path(url)),
             "journal_mode": "WAL",
             "synchronous": "FULL",
             "foreign_keys": "ON",
             "busy_timeout": BUSY_TIMEOUT_MS,
         }
-        one = {"engine": "limner.storage.sql.sqlite", "credentials": params}
-        chosen: dict[str, Any] = {"default": one, "writer": one}
-        dialect: Dialect = "sqlite"
-    else:
-        raise NotConfigured(
-            f"LIMNER_DATABASE_URL: {scheme or url!r} is no known database. Use sqlite://PATH",
-            code="settings",
-        )
+    engine = f"limner.storage.sql.{dialect}"
     app = {
         "models": [f"limner.storage.sql.{name}" for name in MODELS],
         "default_connection": "default",
         "migrations": "limner.storage.sql.migrations",
     }
-    return {"connections": chosen, "apps": {APP: app}}, dialect
+    return {
+        "connections": {
+            name: {"engine": engine, "credentials": params} for name in ("default", "writer")
+        },
+        "apps": {APP: app},
+    }
 
 
 def secret_free(url: str) -> str:
     """Give the URL without its password."""
     parts = urlsplit(url)
-    if parts.password:
-        return url.replace(f":{unquote(parts.password)}@", ":***@").replace(
-            f":{parts.password}@", ":***@"
-        )
-    return url
+    if not parts.password:
+        return url
+    host = parts.netloc.rpartition("@")[2]
+    return url.replace(parts.netloc, f"{parts.username or ''}:***@{host}", 1)

@@ -1,9 +1,12 @@
 """The tables that make messages happen once: outbox, inbox, dead letters."""
 
+import hashlib
+
 from tortoise import fields
 from tortoise.models import Model
 
 from limner.core.errors import Stale
+from limner.core.message import Envelope
 from limner.core.unit import UnitOfWork
 from limner.storage.sql.aggregate import ID_LENGTH, STATE_LENGTH, TRACE_LENGTH
 from limner.storage.sql.database import NOW, Connection
@@ -11,6 +14,7 @@ from limner.storage.sql.database import NOW, Connection
 NAME_LENGTH = 255
 TOPIC_LENGTH = 64
 INBOX_LIFE_DAYS = 14
+PUT_BACK = "put back"
 
 
 class OutboxRow(Model):
@@ -89,3 +93,22 @@ def settle_dead_letter(work: UnitOfWork, letter: DeadLetter, *, again: bool) -> 
     if again:
         work.send_stored(letter.topic, bytes(letter.body))
     work.audit(f"dead_letter.{'retried' if again else 'discarded'}", subject=letter.id)
+
+
+def put_back(work: UnitOfWork, envelope: Envelope, reason: str, *, after_s: float) -> None:
+    """Have a message that the broker gave up come again as its next attempt, once.
+
+    ``work`` is a unit of its consumer with that message: taking the key of the attempt that was
+    given up, it puts nothing back that was handled after all. A row of the inbox remembers it
+    whatever the attempt; the second time, the commit raises Conflict.
+    """
+    key = hashlib.sha256("\x1f".join((PUT_BACK, envelope.app_id, envelope.message_id)).encode())
+
+    async def mark(connection: Connection) -> None:
+        await connection.execute(
+            "INSERT INTO inbox (id, consumer, message_id, at) VALUES (?, ?, ?, ?)",
+            [key.hexdigest(), PUT_BACK, envelope.message_id[:NAME_LENGTH], NOW],
+        )
+
+    work.step(mark)
+    work.retry(reason, after_s=after_s)

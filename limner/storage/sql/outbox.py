@@ -6,13 +6,15 @@ publish the same row at the same time.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from datetime import datetime
 from typing import Any
 
+from tortoise.exceptions import OperationalError
+
 from limner.core.broker import Broker, Outcome
 from limner.core.clock import Clock
-from limner.core.errors import EngineUnavailable, FailpointReached
+from limner.core.errors import EngineUnavailable, FailpointReached, Transient
 from limner.core.failpoints import declare, step
 from limner.core.logs import get_logger
 from limner.core.message import Envelope
@@ -22,7 +24,10 @@ from limner.storage.sql.database import NOW, Connection, Database, FromNow
 CLAIM = declare("outbox.claim")
 CLAIM_S = 30.0
 CLAIM_ROWS = 500
+CLEAR_ROWS = 500
+IN_FLIGHT = 2_000
 TICK_S = 0.25
+EXCHANGES = {"command": "limner.commands", "event": "limner.events"}
 
 log = get_logger("outbox")
 
@@ -36,17 +41,40 @@ class Outbox:
         self._clock = clock
         self._metrics = metrics
         self._running: set[asyncio.Task[None]] = set()
+        self._gathered: list[Envelope] = []
+        self._in_flight = 0
+        self._confirmed: list[str] = []
+        self._is_clearing = False
 
     async def offer(self, envelopes: list[Envelope]) -> None:
-        """Publish now; never raises: what does not get through is the relay's."""
+        """Publish now; never raises: what does not get through is the relay's.
+
+        A durable broker is given what all units of one group have to say at once, and the caller
+        goes on meanwhile; it waits only while ``IN_FLIGHT`` messages are not confirmed.
+        """
         if not envelopes:
             return
         if not self._broker.durable:
             await self._publish_safely(envelopes)
             return
-        task = asyncio.create_task(self._publish_safely(envelopes))
+        while self._in_flight >= IN_FLIGHT:
+            await asyncio.wait(tuple(self._running), return_when=asyncio.FIRST_COMPLETED)
+        self._in_flight += len(envelopes)
+        self._gathered += envelopes
+        if len(self._gathered) == len(envelopes):
+            self._spawn(self._publish_gathered())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+
+    async def _publish_gathered(self) -> None:
+        envelopes, self._gathered = self._gathered, []
+        try:
+            await self._publish_safely(envelopes)
+        finally:
+            self._in_flight -= len(envelopes)
 
     async def _publish_safely(self, envelopes: Sequence[Envelope]) -> None:
         try:
@@ -56,25 +84,41 @@ class Outbox:
 
     async def _publish(self, envelopes: Sequence[Envelope]) -> None:
         outcomes = await self._broker.publish(envelopes)
-        confirmed = []
         for envelope, outcome in zip(envelopes, outcomes, strict=True):
             if outcome is Outcome.CONFIRMED:
-                confirmed.append(envelope.outbox_id)
-                exchange = f"limner.{envelope.kind}s"
-                self._metrics.messages_published.labels(exchange, envelope.topic).inc()
+                if envelope.outbox_id:
+                    self._confirmed.append(envelope.outbox_id)
+                self._metrics.count_published(EXCHANGES[envelope.kind], envelope.topic)
             elif outcome is Outcome.UNROUTABLE:
                 level = log.warning if self._broker.durable else log.debug
                 level("no queue takes it", topic=envelope.topic)
-        if self._broker.durable and confirmed:
-            marks = ", ".join("?" * len(confirmed))
-            await self._database.write().execute(
-                f"DELETE FROM outbox WHERE id IN ({marks})",  # noqa: S608
-                sorted(confirmed),
-            )
+        if not self._broker.durable:
+            self._confirmed.clear()
+        elif self._confirmed and not self._is_clearing:
+            self._is_clearing = True
+            self._spawn(self._clear())
+
+    async def _clear(self) -> None:
+        """Delete confirmed rows; what is confirmed while one statement runs is the next one's."""
+        try:
+            while self._confirmed:
+                part = sorted(self._confirmed[:CLEAR_ROWS])
+                del self._confirmed[:CLEAR_ROWS]
+                marks = ", ".join("?" * len(part))
+                await self._database.write().execute(
+                    f"DELETE FROM outbox WHERE id IN ({marks})",  # noqa: S608
+                    part,
+                )
+        except (EngineUnavailable, Transient, OperationalError) as error:
+            # The relay publishes these rows once more, and their consumers drop the repetition.
+            log.warning("published rows are left to the relay", error=str(error))
+        finally:
+            self._is_clearing = False
 
     async def claim(self, limit: int = CLAIM_ROWS) -> list[Envelope]:
         """Take rows that are due, oldest first, by moving their ``publish_after`` on."""
-        async with step(CLAIM), self._database.transaction() as connection:
+
+        async def move_on(connection: Connection) -> list[dict[str, Any]]:
             rows = await self._due(connection, limit)
             if rows:
                 marks = ", ".join("?" * len(rows))
@@ -82,13 +126,17 @@ class Outbox:
                     f"UPDATE outbox SET publish_after = ? WHERE id IN ({marks})",  # noqa: S608
                     [FromNow(CLAIM_S), *(row["id"] for row in rows)],
                 )
+            return rows
+
+        async with step(CLAIM):
+            rows = await self._database.run(move_on)
         return [_envelope(row) for row in rows]
 
     async def _due(self, connection: Connection, limit: int) -> list[dict[str, Any]]:
-        skip = " FOR UPDATE SKIP LOCKED" if connection.dialect == "mysql" else ""
         return await connection.query(
             "SELECT id, message_id, app_id, topic, kind, body, trace_id, attempt, created_at "  # noqa: S608
-            f"FROM outbox WHERE publish_after <= ? ORDER BY publish_after, id LIMIT ?{skip}",
+            "FROM outbox WHERE publish_after <= ? ORDER BY publish_after, id "
+            f"LIMIT ?{connection.skip_locked}",
             [NOW, limit],
         )
 
@@ -134,13 +182,12 @@ class Outbox:
         return int(rows[0]["n"])
 
     async def drain(self) -> None:
-        """Wait for publishes in flight."""
-        if self._running:
+        """Wait for what is being published, and for the rows of what was."""
+        while self._running:
             await asyncio.gather(*tuple(self._running), return_exceptions=True)
 
 
 def _envelope(row: dict[str, Any]) -> Envelope:
-    created = row["created_at"]
     return Envelope(
         message_id=row["message_id"],
         topic=row["topic"],
@@ -150,5 +197,5 @@ def _envelope(row: dict[str, Any]) -> Envelope:
         attempt=int(row["attempt"]),
         trace_id=row["trace_id"],
         outbox_id=row["id"],
-        sent_at=datetime.fromisoformat(created) if isinstance(created, str) else created,
+        sent_at=datetime.fromisoformat(row["created_at"]),
     )

@@ -1,34 +1,48 @@
-"""The schema: which migrations are pending, and applying them.
+"""The schema: which migrations are pending, and applying them, one process at a time.
 
 Tortoise's migration API calls itself experimental; tests migrate databases with rows in them
-forward and back, so that a defect of it shows here and not at a user's.
+forward and back, so that a defect of it shows here and not at a user's. A migration widens first
+and narrows a version later, so that two versions of the program can run side by side.
 """
 
-from tortoise.migrations.executor import MigrationExecutor, MigrationTarget
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
+from tortoise.migrations.executor import MigrationTarget
+
+from limner.core.errors import Busy
 from limner.storage.sql.database import APP, Database
+from limner.storage.sql.ddl import Executor
 
-RECORD_TABLE = "tortoise_migrations"
+LOCK_WAIT_S = 60
 
 
-def _executor(database: Database) -> MigrationExecutor:
-    apps = {APP: database.config["apps"][APP]}
-    return MigrationExecutor(database.write().client, apps)
+def _executor(database: Database, client: Any) -> Executor:
+    return Executor(client, {APP: database.config["apps"][APP]})
 
 
 async def pending(database: Database) -> list[str]:
-    """Give the names of the migrations that have not been applied, in order."""
-    executor = _executor(database)
-    await executor.loader.build_graph()
-    if RECORD_TABLE not in await _tables(database):
-        return sorted(key.name for key in executor.loader.graph.nodes)
+    """Give the names of the migrations that have not been applied, in order.
+
+    Raises:
+        EngineUnavailable: the database does not answer.
+    """
+    executor = _executor(database, database.write().client)
     return [step.migration.name for step in await executor.plan(None)]
 
 
 async def migrate(database: Database, target: str | None = None) -> list[str]:
     """Apply what is pending, or go forward or back to ``target``; give the names that ran.
 
-    ``target`` is a migration's name, or ``__first__`` to undo all.
+    ``target`` is a migration's name, or ``__first__`` to undo all. Of several processes that do so
+    at once the first migrates, and the others find nothing to do. On SQLite a migration that fails
+    leaves everything as it was; on a server it goes on where it was cut off.
+
+    Raises:
+        Busy: another process has been migrating for longer than ``LOCK_WAIT_S``.
+        EngineUnavailable: the database does not answer.
     """
     done: list[str] = []
 
@@ -37,15 +51,25 @@ async def migrate(database: Database, target: str | None = None) -> list[str]:
             done.append(name)
 
     targets = [MigrationTarget(app_label=APP, name=target)] if target else None
-    await _executor(database).migrate(targets, progress=progress)
+    async with _alone(database) as client:
+        await _executor(database, client).migrate(targets, progress=progress)
     return done
 
 
-async def _tables(database: Database) -> set[str]:
-    query = (
-        "SELECT name FROM sqlite_master WHERE type = 'table'"
-        if database.dialect == "sqlite"
-        else "SELECT table_name AS name FROM information_schema.tables "
-        "WHERE table_schema = DATABASE()"
-    )
-    return {str(row["name"]) for row in await database.read().query(query)}
+@asynccontextmanager
+async def _alone(database: Database) -> AsyncIterator[Any]:
+    """Hold the lock of the migrations and give the connection to migrate by.
+
+    A file has its write lock. On a server each change of a table ends a transaction and its locks,
+    so a lock by name is held by a second connection; the server drops it if that one ends.
+    """
+    if database.dialect == "sqlite":
+        async with database.transaction() as connection:
+            yield connection.client
+        return
+    client = database.write().client
+    digest = hashlib.sha256(database.name.encode()).hexdigest()
+    async with client.named_lock(f"limner:{digest[:32]}", LOCK_WAIT_S) as is_ours:
+        if not is_ours:
+            raise Busy("another process has been migrating this database for a minute")
+        yield client

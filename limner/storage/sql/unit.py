@@ -1,5 +1,6 @@
 """The unit of work over SQL; its port is ``limner.core.unit``."""
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -7,36 +8,43 @@ from datetime import datetime
 from typing import Any
 
 import structlog
-from tortoise.exceptions import IntegrityError, OperationalError
+from tortoise.exceptions import IntegrityError
 from tortoise.models import Model
 
 from limner.core.broker import Broker
 from limner.core.clock import Clock
-from limner.core.errors import Conflict, Stale, Transient
-from limner.core.failpoints import declare, reach, step
+from limner.core.errors import Conflict, EngineUnavailable, Stale
+from limner.core.failpoints import declare, step
 from limner.core.ids import new_id, uuid7
+from limner.core.logs import get_logger
 from limner.core.message import Envelope, Event, Message, new_trace_id, seal
 from limner.core.unit import Again, Commit, Dead, Step, UnitOfWork
 from limner.storage.sql.aggregate import Aggregate, Leased
 from limner.storage.sql.audit import AuditLine
+from limner.storage.sql.beginnings import Beginning
 from limner.storage.sql.changes import (
     Change,
+    FirstLine,
     Guarded,
     Insert,
     Line,
     Run,
-    first_line,
     lines_for,
 )
-from limner.storage.sql.database import NOW, Connection, Database, FromNow
+from limner.storage.sql.committer import Committer
+from limner.storage.sql.database import Connection, Database
+from limner.storage.sql.group_writer import GroupWriter
 from limner.storage.sql.statements import UnitWriter
 
 DB_COMMIT = declare("db.commit")
 DB_BEGIN = declare("db.begin_effect")
-REPEATS = 4
-REPEATABLE = ("1213", "1205", "2013", "2006", "Deadlock")
+REQUEST_TRIES = 3
+REQUEST_PAUSE_S = 0.2
 
 Offer = Callable[[list[Envelope]], Awaitable[None]]
+Early = tuple[AbstractAsyncContextManager[Connection], Connection]
+
+log = get_logger("units")
 
 
 class SqlUnit:
@@ -59,7 +67,10 @@ class SqlUnit:
         self.commands: list[tuple[Envelope, float]] = []
         self.events: list[tuple[Aggregate | None, Event]] = []
         self.fate: Again | Dead | None = None
-        self.early: tuple[AbstractAsyncContextManager[Connection], Connection] | None = None
+        self.early: Early | None = None
+        self.is_doubtful = False
+        self.is_abandoned = False
+        self.was_early = False
         self.moved_on = False
         self.actor_id = ""
 
@@ -75,6 +86,10 @@ class SqlUnit:
     @property
     def envelope(self) -> Envelope | None:
         return self._envelope
+
+    @property
+    def repeatable(self) -> bool:
+        return not self.was_early
 
     def follow(self, trace_id: str) -> None:
         if trace_id:
@@ -92,7 +107,7 @@ class SqlUnit:
         self.changes += [Insert(group) for group in groups]
         for row in rows:
             if isinstance(row, Aggregate) and row.has_timeline:
-                self.changes.append(first_line(row))
+                self.changes.append(FirstLine(row))
                 self._announce_state(row, row.state, {})
 
     def _stamp(self, row: Any) -> None:
@@ -216,43 +231,69 @@ class SqlUnit:
 
 
 class SqlUnits:
-    """Commits units one by one; a unit that lost a deadlock or its connection is repeated whole."""
+    """Commits units, in groups where many finish at the same time; see ``committer``."""
 
     def __init__(self, database: Database, broker: Broker, clock: Clock, offer: Offer) -> None:
         self._database = database
         self._writer = UnitWriter(durable_broker=broker.durable)
         self._clock = clock
         self._offer = offer
+        self._groups = GroupWriter(database, self._writer)
+        self.committer = Committer(self._groups.write, self._groups.keys)
 
     def open(self, consumer: str, envelope: Envelope | None = None) -> SqlUnit:
         return SqlUnit(self, consumer, envelope, self._clock.now())
 
     async def commit(self, work: UnitOfWork) -> Commit:
         unit = _ours(work)
-        repeats = 0 if unit.early is not None else REPEATS
+        try:
+            async with step(DB_COMMIT):
+                if unit.early is None:
+                    outcome = await self._commit(unit)
+                else:
+                    outcome = await self._commit_early(unit, unit.early)
+        except Stale:
+            await self.discard(unit)
+            return await self._keep_dedup_only(unit)
+        except IntegrityError as error:
+            await self.discard(unit)
+            raise Conflict(str(error)) from error
+        except BaseException:
+            unit.is_abandoned = True
+            await self.discard(unit)
+            raise
+        if outcome is Commit.DONE:
+            await self._offer(self._writer.outgoing(unit))
+        return outcome
+
+    async def _commit(self, unit: SqlUnit) -> Commit:
+        """Commit in a group, and again for a request whose answer was lost.
+
+        A message's unit that lost its answer is repeated by the actor's loop; it then meets its
+        own id, and its messages are the relay's.
+        """
+        unit.is_abandoned = False
+        tries = 1 if unit.envelope is not None else REQUEST_TRIES
         while True:
             try:
-                outcome = await self._write(unit)
-            except Stale:
-                await self.discard(unit)
-                return await self._keep_dedup_only(unit)
-            except IntegrityError as error:
-                await self.discard(unit)
-                raise Conflict(str(error)) from error
-            except OperationalError as error:
-                await self.discard(unit)
-                if not any(code in str(error) for code in REPEATABLE):
+                outcome = await self.committer.commit(unit)
+            except EngineUnavailable:
+                unit.is_doubtful = True
+                tries -= 1
+                if not tries:
                     raise
-                if not repeats:
-                    raise Transient(f"database: {error}") from error
-                repeats -= 1
-            except BaseException:
-                await self.discard(unit)
-                raise
+                await asyncio.sleep(REQUEST_PAUSE_S)
             else:
-                if outcome is Commit.DONE:
-                    await self._offer(self._writer.outgoing(unit))
-                return outcome
+                # The id of a request's unit is its own: who meets it has committed it.
+                mine = unit.is_doubtful and unit.envelope is None
+                return Commit.DONE if mine and outcome is Commit.REPEATED else outcome
+
+    async def _commit_early(self, unit: SqlUnit, early: Early) -> Commit:
+        context, connection = early
+        await self._writer.apply(connection, unit)
+        unit.early = None
+        await context.__aexit__(None, None, None)
+        return Commit.DONE
 
     async def discard(self, work: UnitOfWork) -> None:
         unit = _ours(work)
@@ -266,6 +307,7 @@ class SqlUnits:
         context = self._database.transaction()
         connection = await context.__aenter__()
         unit.early = (context, connection)
+        unit.was_early = True
         try:
             taken = await self._writer.take_key(connection, unit)
         except BaseException:
@@ -287,22 +329,9 @@ class SqlUnits:
         """Write the beginning of an outside effect; see the port."""
         lines = [Line("status", to, detail)] if row.has_timeline and to not in states else []
 
-        async def write(connection: Connection) -> int:
-            free = await connection.query(
-                f"SELECT token FROM {row._meta.db_table} WHERE id = ? "  # noqa: S608
-                "AND (lease_until IS NULL OR lease_until <= ?)",
-                [row.id, NOW],
-            )
-            if not free:
-                raise Stale(f"{row.kind} {row.id} is being worked on")
-            token = int(free[0]["token"]) + 1
-            held = {"state": to, "token": token, "lease_until": FromNow(lease_s), **changes}
-            guard = {"state": states, "token": token - 1}
-            await Guarded(row, guard, held, lines).apply(connection)
-            return token
-
+        beginning = Beginning(row, states, to, lease_s, lines, changes)
         async with step(DB_BEGIN):
-            token = await self._database.run(write)
+            token = await beginning.write(self._database)
         if lines:
             unit.events.append((row, self._state_event(unit, row, to)))
         row.token = token
@@ -317,26 +346,6 @@ class SqlUnits:
             subject={"kind": row.kind, "id": row.id},
             data={"state": state},
         )
-
-    async def _write(self, unit: SqlUnit) -> Commit:
-        if unit.early is None:
-            await reach(f"{DB_COMMIT}.before")
-            outcome = await self._database.run(lambda connection: self._whole(connection, unit))
-        else:
-            context, connection = unit.early
-            await self._writer.apply(connection, unit)
-            await reach(f"{DB_COMMIT}.before")
-            unit.early = None
-            await context.__aexit__(None, None, None)
-            outcome = Commit.DONE
-        await reach(f"{DB_COMMIT}.after")
-        return outcome
-
-    async def _whole(self, connection: Connection, unit: SqlUnit) -> Commit:
-        if not await self._writer.take_key(connection, unit):
-            return Commit.REPEATED
-        await self._writer.apply(connection, unit)
-        return Commit.DONE
 
     async def _keep_dedup_only(self, unit: SqlUnit) -> Commit:
         """After a failed guard: keep only that the message was handled, or why it was buried."""

@@ -15,6 +15,7 @@ from limner.actors.status.messages import Check
 from limner.core.clock import HeldClock
 from limner.core.errors import Invalid, NotFound, Transient
 from limner.core.message import Event
+from limner.storage.sql import claims
 from limner.storage.sql.jobs import Job
 from limner.storage.sql.tasks import Task
 from limner.storage.sql.timeline import lines_after
@@ -109,7 +110,7 @@ async def test_the_oldest_comes_first_and_a_point_of_priority_weighs_two_minutes
 async def test_priority_counts_in_a_queue_too_long_to_look_through(
     batches: Batches, ports: Ports, painter: FakePainter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches_module, "CANDIDATES", 2)
+    monkeypatch.setattr(claims, "CANDIDATES", 2)
     for number in range(4):
         await queue(ports, f"free {number}", age_s=10 - number, width=64)
     await queue(ports, "paid", priority=5, width=72)

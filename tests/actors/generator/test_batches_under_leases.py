@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from limner.actors.generator import batches as batches_module
 from limner.actors.generator.batches import Batches
 from limner.actors.ports import Ports
 from limner.actors.sweeper.actor import Sweeper
@@ -41,21 +40,17 @@ def batches(ports: Ports, painter: FakePainter) -> Batches:
     return Batches(ports, painter)
 
 
-async def test_a_job_under_a_live_lease_is_not_taken(
-    batches: Batches, ports: Ports, painter: FakePainter, monkeypatch: pytest.MonkeyPatch
+async def test_workers_that_claim_at_the_same_time_never_take_the_same_job(
+    ports: Ports, painter: FakePainter
 ) -> None:
-    taken, free = await queue(ports, "taken", age_s=2), await queue(ports, "free")
-    candidates = await batches_module._candidates()
-    work = ports.units.open("generator")
-    await work.begin(taken, expected="queued", to="running", lease_s=15)
-
-    async def as_it_was() -> list[Job]:
-        return candidates
-
-    monkeypatch.setattr(batches_module, "_candidates", as_it_was)
-    assert await batches.run_one()
-    assert painter.painted == [["free"]]
-    assert (await state(taken), await state(free)) == ("running", "succeeded")
+    jobs = [await queue(ports, f"job {n}", count=4) for n in range(6)]
+    workers = [Batches(replace(ports, worker_id=f"test:{n}"), painter) for n in range(4)]
+    assert any(await asyncio.gather(*(worker.run_one() for worker in workers)))
+    while any(await asyncio.gather(*(worker.run_one() for worker in workers))):
+        pass
+    painted = [prompt for batch in painter.painted for prompt in batch]
+    assert sorted(painted) == [f"job {n}" for n in range(6)]
+    assert [(await Job.get(id=job.id)).token for job in jobs] == [1] * 6
 
 
 async def test_a_heartbeat_keeps_the_lease_however_long_it_takes(

@@ -281,7 +281,7 @@ async def test_it_sweeps_again_and_again_until_it_is_stopped(
 ) -> None:
     monkeypatch.setattr(sweeper_module, "TICK_S", 0.01)
     actor = build(ports)
-    (loop,) = actor.loops
+    loop = actor.loops[0]
     stop = asyncio.Event()
     running = asyncio.ensure_future(loop.run(stop))
     for _ in range(2):

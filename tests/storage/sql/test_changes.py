@@ -6,16 +6,14 @@ import pytest
 from tortoise.exceptions import ValidationError
 
 from limner.core.errors import Conflict, Stale
-from limner.core.ids import is_id
 from limner.storage.sql.aggregate import column_value
 from limner.storage.sql.changes import (
     DETAIL_LENGTH,
+    FirstLine,
     Guarded,
     Insert,
     Line,
     Run,
-    audit_id,
-    first_line,
     lines_for,
 )
 from limner.storage.sql.comments import Comment
@@ -80,7 +78,7 @@ async def test_lines_are_numbered_by_the_raised_counter_and_cut_to_their_column(
 ) -> None:
     wish = stamped(task(user_id="user_1"))
     lines = [Line("log", "pending", "x" * 2000), Line("log", "pending", "second", {"a": 1})]
-    await apply(database, Insert([wish]), first_line(wish), Guarded(wish, {}, {}, lines))
+    await apply(database, Insert([wish]), FirstLine(wish), Guarded(wish, {}, {}, lines))
     stored = await lines_after(wish.id, 0)
     assert [line.n for line in stored] == [1, 2, 3]
     assert [len(line.detail) for line in stored] == [0, DETAIL_LENGTH, 6]
@@ -120,10 +118,6 @@ def test_a_move_tells_its_state_its_error_and_its_end() -> None:
         ("error", "no credits"),
         ("done", ""),
     ]
-
-
-def test_audit_lines_have_ids_of_their_kind() -> None:
-    assert is_id("audit", audit_id())
 
 
 async def test_a_value_is_checked_and_turned_into_its_columns_form(database: Database) -> None:

@@ -1,7 +1,6 @@
 """The database of a process: opening it, its two dialects, and its transactions."""
 
 import asyncio
-import os
 import threading
 from collections.abc import Sequence
 from datetime import timedelta
@@ -21,7 +20,9 @@ from limner.storage.sql.database import (
     FromNow,
     secret_free,
 )
+from limner.storage.sql.faults import Deadlocked
 from tests.contracts.engines import START
+from tests.contracts.units import Sql
 
 LIMIT_S = 10.0
 INSERT = "INSERT INTO language_usage (id, tokens, calls) VALUES (?, 0, 0)"
@@ -64,6 +65,50 @@ async def test_on_a_server_marks_and_times_are_the_servers_own(clock: HeldClock)
         await connection.execute("UPDATE t SET a = ?", ["x", "one too many"])
 
 
+ODD = """'?' = '100%' OR 'it''s ?' = "?" OR `odd?` = ?"""
+
+
+async def test_a_mark_inside_quotes_is_only_a_character(clock: HeldClock) -> None:
+    driver = Recorder()
+    connection = Connection(driver, "mysql", clock)
+    await connection.query(f"SELECT 1 WHERE {ODD}", ["x"])
+    expected = """'?' = '100%%' OR 'it''s ?' = "?" OR `odd?` = %s"""
+    assert driver.told == [(f"SELECT 1 WHERE {expected}", ["x"])]
+
+
+async def test_marks_quotes_and_per_cent_signs_mean_the_same_on_both(sql: Sql) -> None:
+    rows = await sql.database.read().query(
+        "SELECT '?' AS a, '100%' AS b, 'it''s ?' AS c, ? AS d", ["%s ? \\ ' 🎨"]
+    )
+    assert rows == [{"a": "?", "b": "100%", "c": "it's ?", "d": "%s ? \\ ' 🎨"}]
+
+
+async def test_times_come_as_the_same_text_from_both(sql: Sql) -> None:
+    database = sql.database
+    await database.write().execute(
+        "INSERT INTO language_answers (id, answer, created_at) VALUES ('a', '{}', ?), "
+        "('b', '{}', ?), ('c', '{}', ?)",
+        [NOW, FromNow(0.5), START],
+    )
+    rows = await database.read().query(
+        "SELECT created_at, ? AS later FROM language_answers ORDER BY id", [FromNow(60)]
+    )
+    assert [row["created_at"] for row in rows] == [
+        "2026-11-22 12:00:00+00:00",
+        "2026-11-22 12:00:00.500000+00:00",
+        "2026-11-22 12:00:00+00:00",
+    ]
+    assert {row["later"] for row in rows} == {"2026-11-22 12:01:00+00:00"}
+
+
+async def test_texts_are_equal_and_ordered_by_their_bytes_on_both(sql: Sql) -> None:
+    for ident in ("b", "B", "ä", "a "):
+        await sql.database.write().execute(INSERT, [ident])
+    rows = await sql.database.read().query("SELECT id FROM language_usage ORDER BY id")
+    assert [row["id"] for row in rows] == ["B", "a ", "b", "ä"]
+    assert await sql.database.read().query("SELECT id FROM language_usage WHERE id = 'A'") == []
+
+
 async def test_in_a_file_times_are_the_clocks(database: Database, clock: HeldClock) -> None:
     clock.advance(1)
     rows = await database.read().query("SELECT ? AS now, ? AS later", [NOW, FromNow(60)])
@@ -81,9 +126,10 @@ async def test_times_as_text_sort_like_times(database: Database, clock: HeldCloc
     assert [row["at"] for row in rows] == [str(at) for at in times]
 
 
-async def test_a_changed_row_counts_and_a_missing_one_does_not(database: Database) -> None:
-    write = database.write()
+async def test_a_changed_row_counts_and_a_missing_one_does_not(sql: Sql) -> None:
+    write = sql.database.write()
     assert await write.execute(INSERT, ["a"]) == 1
+    assert await write.execute("UPDATE language_usage SET calls = 0") == 1
     assert await write.execute("UPDATE language_usage SET calls = 0") == 1
     assert await write.execute("UPDATE language_usage SET calls = 1 WHERE id = 'b'") == 0
     ignoring = f"{write.insert_or_ignore} language_usage (id, tokens, calls) VALUES ('a', 1, 1)"
@@ -91,9 +137,8 @@ async def test_a_changed_row_counts_and_a_missing_one_does_not(database: Databas
     assert await write.execute("DELETE FROM language_usage") == 1
 
 
-async def test_a_transaction_commits_at_the_end_and_rolls_back_on_an_error(
-    database: Database,
-) -> None:
+async def test_a_transaction_commits_at_the_end_and_rolls_back_on_an_error(sql: Sql) -> None:
+    database = sql.database
     async with database.transaction() as connection:
         await connection.execute(INSERT, ["a"])
         assert await count(database) == 0
@@ -109,9 +154,9 @@ async def test_a_transaction_commits_at_the_end_and_rolls_back_on_an_error(
     assert await count(database) == 1
 
 
-async def test_work_in_one_go_commits_or_rolls_back_and_gives_its_result(
-    database: Database,
-) -> None:
+async def test_work_in_one_go_commits_or_rolls_back_and_gives_its_result(sql: Sql) -> None:
+    database = sql.database
+
     async def work(connection: Connection) -> int:
         await connection.execute(INSERT, ["a"])
         return len(await connection.query("SELECT id FROM language_usage"))
@@ -157,29 +202,17 @@ async def test_work_whose_caller_was_cancelled_ends_and_keeps_nobody_waiting(
     assert await count(database) == 2
 
 
-async def test_on_a_server_work_in_one_go_is_a_transaction(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_work_that_was_undone_by_the_database_is_run_again(sql: Sql) -> None:
+    runs: list[int] = []
+
     async def work(connection: Connection) -> int:
-        return await connection.execute(
-            "INSERT INTO language_usage (id, tokens, calls) VALUES ('a', 0, 0)"
-        )
+        runs.append(await connection.execute(INSERT, ["a"]))
+        if len(runs) < 3:
+            raise Deadlocked
+        return len(runs)
 
-    monkeypatch.setattr(database, "dialect", "mysql")
-    assert await database.run(work) == 1
-    assert await count(database) == 1
-
-
-async def test_the_database_of_a_server_needs_no_folder(
-    tmp_path: Path, clock: HeldClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    database = Database(f"sqlite://{tmp_path}/no/such/folder/x.db", clock)
-    monkeypatch.setattr(database, "dialect", "mysql")
-    assert database.path is None
-    with pytest.raises(EngineUnavailable, match="unable to open"):
-        await database.open()
-    await database.close()
-    assert not os.listdir(tmp_path)  # noqa: PTH208 - what asyncio's rules allow in a test
+    assert await sql.database.run(work) == 3
+    assert await count(sql.database) == 1
 
 
 async def test_a_lost_connection_is_an_engine_out_of_reach(database: Database) -> None:
@@ -194,9 +227,10 @@ async def test_a_closed_database_says_so(tmp_path: Path, clock: HeldClock) -> No
     async def work(_: Connection) -> None:
         pytest.fail("it is closed")
 
-    closed = Database(f"sqlite://{tmp_path}/x.db", clock)
-    with pytest.raises(EngineUnavailable, match="closed"):
-        await closed.run(work)
+    for url in (f"sqlite://{tmp_path}/x.db", "mysql://u:p@localhost/x"):
+        closed = Database(url, clock)
+        with pytest.raises(EngineUnavailable, match="closed"):
+            await closed.run(work)
 
 
 async def test_the_folder_of_a_file_is_made_when_it_is_opened(
