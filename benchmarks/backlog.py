@@ -20,7 +20,7 @@ class Size:
     """How much to measure: of each backlog at most ``handled`` messages are handled."""
 
     backlogs: tuple[int, ...] = (1_000, 10_000, 100_000)
-    handled: int = 20_000
+    handled: int = 40_000
     rounds: int = 3
 
 

@@ -114,6 +114,39 @@ async def test_a_beginning_is_found_again_and_begins_once(
     assert await world.units.commit(work) is Commit.DONE
 
 
+@pytest.mark.parametrize(
+    ("away", "lease_s"), [(2, LEASE_S), (9, 0.1)], ids=["for a moment", "for longer than the lease"]
+)
+async def test_a_beginning_is_looked_for_until_its_lease_would_end(
+    world: World,
+    lose_answers: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    away: int,
+    lease_s: float,
+) -> None:
+    mail, read, looks = delivery(), Database.read, 0
+    await world.commit(mail)
+
+    def look(self: Database) -> Any:
+        nonlocal looks
+        looks += 1
+        if looks <= away:
+            raise EngineUnavailable("it is starting")
+        return read(self)
+
+    lose_answers(is_stored=True)
+    monkeypatch.setattr("limner.storage.sql.beginnings.LOOK_S", 0.05)
+    monkeypatch.setattr(Database, "read", look)
+    work = world.units.open("mailer")
+    beginning = work.begin(mail, expected="pending", to="sending", lease_s=lease_s)
+    if lease_s == LEASE_S:
+        assert await beginning == 1
+        assert looks == away + 1
+        return
+    with pytest.raises(EngineUnavailable, match="starting"):
+        await beginning
+
+
 async def test_a_beginning_of_another_worker_is_not_taken_for_ones_own(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -156,7 +156,7 @@ class RabbitBroker:
         held = self._consumers.setdefault(actor, set())
         queue = topology.queue_name(actor)
         async with self._taking(deliveries, queue, prefetch, [actor]) as lane:
-            lane.on_lost.append(lambda _: self._suspect.add(actor))
+            lane.watch(lambda _: self._suspect.add(actor))
             held.add(deliveries)
             try:
                 yield deliveries
@@ -201,9 +201,7 @@ class RabbitBroker:
 
     @asynccontextmanager
     async def _ending(self, lane: Lane, taker: _Taker) -> AsyncIterator[None]:
-        lane.on_lost.append(taker.lose)
-        if lane.is_lost:
-            taker.lose("the channel was closed")
+        lane.watch(taker.lose)
         try:
             yield
         finally:
@@ -243,7 +241,7 @@ async def _end(lane: Lane, taker: _Taker) -> None:
     """Stop the flow, give back what is in hand, close the channel."""
     with suppress(EngineUnavailable), translated("closing a consumer"):
         if not lane.is_lost:
-            lane.on_lost.clear()
+            lane.dismiss()
             async with asyncio.timeout(CLOSE_LIMIT_S):
                 await lane.rpc(spec.Basic.Cancel(consumer_tag=CONSUMER_TAG))
     taker.close()

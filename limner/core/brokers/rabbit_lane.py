@@ -76,8 +76,7 @@ class Lane(aiormq.channel.Channel):
 
     ``arrive`` gets each message, ``returned`` each that no queue takes, ``confirm`` a delivery
     tag, whether it stands for all up to it, and whether the broker took them. They are called
-    where frames are read: they must not block. ``on_lost`` are called once, with the reason, when
-    the broker ended the channel or the consumer, or the connection is gone.
+    where frames are read: they must not block.
     """
 
     def __init__(
@@ -92,12 +91,14 @@ class Lane(aiormq.channel.Channel):
         number = _free_number(connection)
         super().__init__(connection, number, publisher_confirms=confirm is not None)
         self._wire = wire
+        # Stays registered when the lane closes, for messages that are on their way until the
+        # broker has closed it too; the next lane of the same number takes its place.
         self._headers = wire.headers[number] = deque()
         self._content = _Content(spec.Basic.Deliver())
         self._arrive, self._returned = arrive, returned
         self._confirm: Confirm = confirm or ignore
-        self.on_lost: list[Callable[[str], None]] = []
-        self.is_lost = False
+        self._watchers: list[Callable[[str], None]] = []
+        self._loss = ""
         self.frames = frames = _Frames(maxsize=self.frames.maxsize)
         frames.handlers = {
             spec.Basic.Deliver: self._begin,
@@ -120,19 +121,35 @@ class Lane(aiormq.channel.Channel):
         """Wait while the socket does not take what was written."""
         await self._wire.drain()
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether nothing more comes."""
+        return bool(self._loss)
+
+    def watch(self, tell: Callable[[str], None]) -> None:
+        """Have ``tell`` called once, with the reason, when the lane is lost.
+
+        That is when the broker ends the channel or the consumer, or the connection is gone.
+        """
+        self._watchers.append(tell)
+        if self._loss:
+            tell(self._loss)
+
+    def dismiss(self) -> None:
+        """Tell nobody of the loss: the lane is about to be closed on purpose."""
+        self._watchers.clear()
+
     def lose(self, reason: str) -> None:
         """Tell whoever uses the lane that nothing more comes."""
-        if not self.is_lost:
-            self.is_lost = True
-            for tell in self.on_lost:
+        if not self._loss:
+            self._loss = reason
+            for tell in self._watchers:
                 tell(reason)
 
     def _take_closing(self, closing: asyncio.Future[Any]) -> None:
-        # The number may have been given to another lane by now.
-        if self._wire.headers.get(self.number) is self._headers:
-            del self._wire.headers[self.number]
         error = None if closing.cancelled() else closing.exception()
-        self.lose(str(error or "") or "the connection is closed")
+        told = [str(part) for part in getattr(error, "args", ()) if part]
+        self.lose(" ".join(told) or "the connection is closed")
 
     def _take_cancel(self, _: spec.Basic.Cancel) -> None:
         self.lose("the broker ended the consumer: its queue was deleted or has moved")

@@ -55,7 +55,7 @@ class Publisher:
         """Take the lane that was opened for this publisher."""
         self._lane = lane
         self._frame_limit_bytes = lane.connection.connection_tune.frame_max
-        lane.on_lost.append(self.lose)
+        lane.watch(self.lose)
 
     @property
     def is_lost(self) -> bool:
@@ -70,6 +70,8 @@ class Publisher:
         """
         if not envelopes:
             return []
+        if self._lane is None:
+            raise EngineUnavailable("broker: the channel was never opened")
         batch = _Batch(envelopes)
         await self._send(batch, self._lane)
         await batch.done
@@ -77,12 +79,12 @@ class Publisher:
             raise EngineUnavailable(f"broker: {batch.lost}")
         return batch.outcomes
 
-    async def _send(self, batch: _Batch, lane: Lane | None) -> None:
+    async def _send(self, batch: _Batch, lane: Lane) -> None:
         """Write a batch, in pieces; a number is given and its frames written without a wait."""
         pieces: list[bytes] = []
         size_bytes = 0
         for index, envelope in enumerate(batch.envelopes):
-            if lane is None or lane.is_lost:
+            if lane.is_lost:
                 raise EngineUnavailable(f"broker: {self._lost or 'the channel is closed'}")
             frames = self._marshal(envelope, lane)
             if not frames:
@@ -97,8 +99,7 @@ class Publisher:
                 lane.write(b"".join(pieces))
                 pieces, size_bytes = [], 0
                 await self._wait_for_room(lane)
-        if lane is not None:
-            lane.write(b"".join(pieces))
+        lane.write(b"".join(pieces))
 
     def _marshal(self, envelope: Envelope, lane: Lane) -> bytes:
         """Give the frames, or none for what AMQP cannot carry: it must not hold up the others."""

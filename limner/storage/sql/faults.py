@@ -9,8 +9,9 @@ from limner.core.errors import EngineUnavailable, Transient
 
 T = TypeVar("T")
 
-REPEATS = 4
+REPEATS = 8
 PAUSE_S = 0.02
+PAUSE_LIMIT_S = 0.5
 
 
 class Deadlocked(Transient):
@@ -39,5 +40,6 @@ async def repeated(work: Callable[[], Awaitable[T]]) -> T:
         try:
             return await work()
         except (Deadlocked, ConnectionLost):
-            await asyncio.sleep(random.uniform(0, PAUSE_S * 2**done))  # noqa: S311 - no secret
+            pause_s = min(PAUSE_LIMIT_S, PAUSE_S * 2**done)
+            await asyncio.sleep(random.uniform(0, pause_s))  # noqa: S311 - no secret
     return await work()

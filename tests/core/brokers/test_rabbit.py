@@ -355,6 +355,16 @@ async def test_the_queues_of_other_processes_are_found_and_remembered_for_a_whil
         assert await broker.publish([late]) == [Outcome.UNROUTABLE]
 
 
+async def test_no_endless_number_of_queues_is_remembered(
+    vhost: Vhost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rabbit, "KNOWN_LIMIT", 2)
+    async with started(vhost.url, "a", "b", "c"), started(vhost.url) as broker:
+        for topic in ("a.do", "b.do", "c.do"):
+            assert await broker.publish([command(0, topic)]) == [Outcome.CONFIRMED]
+        assert set(broker._known) == {"c"}
+
+
 async def test_depth_of_an_actor_without_a_queue_is_nothing(broker: RabbitBroker) -> None:
     depth = await broker.depth("nobody")
     assert (depth.ready, depth.in_hand) == (0, 0)

@@ -175,6 +175,24 @@ async def test_events_end_with_the_block_and_tell_of_a_loss() -> None:
     for tag in range(1, 4):
         lost.arrive(Arrival(tag, "", "task.failed", b"", b"{}", 2))
     assert (await anext(lost)).message_id == "2"
+    assert aiter(lost) is lost
     lost.lose("cable")
     with pytest.raises(EngineUnavailable, match="cable"):
         await anext(lost)
+
+
+async def test_a_loss_after_the_end_is_no_news() -> None:
+    deliveries, lane, _ = await taken(2)
+    events = RabbitEvents(2, read)
+    for taker in (deliveries, events, RabbitDeliveries(1, read)):
+        taker.close()
+        taker.lose("cable")
+        assert await anext(taker, None) is None
+    assert lane.frames == [("Basic.Nack", 2, True)]
+
+
+async def test_what_comes_after_the_end_goes_back_with_its_channel() -> None:
+    deliveries = RabbitDeliveries(1, read)
+    deliveries.arrive(Arrival(1, "", "echo.say", b"", b"{}", 2))
+    deliveries.close()
+    assert (deliveries.waiting, deliveries.in_hand) == (0, 0)

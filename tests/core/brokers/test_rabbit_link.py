@@ -8,13 +8,14 @@ from typing import Any, cast
 import aiormq.abc
 import pytest
 from aiormq.exceptions import AMQPConnectionError, ChannelInvalidStateError
+from pamqp import commands as spec
 
 from limner.core.brokers.rabbit_lane import CHANNEL_LIMIT, Lane
-from limner.core.brokers.rabbit_link import HEARTBEAT_S, Link, translated
+from limner.core.brokers.rabbit_link import HEARTBEAT_S, Link, close_lane, translated
 from limner.core.brokers.rabbit_wire import Wire
 from limner.core.errors import EngineUnavailable, NotConfigured
 from tests.contracts.engines import eventually
-from tests.core.brokers.vhost import LIMIT_S, Vhost, fresh_vhost
+from tests.core.brokers.vhost import LIMIT_S, Vhost, Written, fresh_vhost
 
 
 @pytest.fixture
@@ -119,11 +120,12 @@ async def test_the_numbers_of_closed_lanes_are_used_again_and_their_messages_tol
         lane = await link.lane()
         numbers.add(lane.number)
         await lane.close()
-        assert lane.is_lost
+        told: list[str] = []
+        lane.watch(told.append)
+        assert told == ["the connection is closed"]
         lane.write(b"never sent")
     assert len(numbers) <= 2
-    opened = await link.opened()
-    assert opened.wire.headers == {}
+    assert len((await link.opened()).wire.headers) == len(numbers)
     assert await link.ask(alive)
 
 
@@ -133,20 +135,53 @@ async def alive(channel: Any) -> bool:
 
 
 @pytest.mark.real
+async def test_messages_that_were_on_their_way_to_a_closed_lane_end_no_connection(
+    link: Link, vhost: Vhost
+) -> None:
+    await link.ask(with_queue)
+    ahead = [Written(exchange="", routing_key="many", body=b"x" * 100) for _ in range(500)]
+    await vhost.write(*ahead)
+    opened = await link.opened()
+    for pauses in range(24):
+        lane = await link.lane()
+        beginning = asyncio.ensure_future(lane.rpc(spec.Basic.Consume(queue="many")))
+        for _ in range(pauses):
+            await asyncio.sleep(0)
+        # The driver forgets a channel at once whose question was given up.
+        beginning.cancel()
+        await asyncio.wait({beginning})
+        await link.finish(close_lane(lane))
+        assert await link.ask(alive)
+    assert await link.opened() is opened
+
+
+async def with_queue(channel: Any) -> None:
+    await channel.declare_queue("many")
+
+
+@pytest.mark.real
 async def test_a_lane_that_does_not_open_leaves_nothing_behind(
     link: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await link.opened()
+    channels = (await link.opened()).underlying.channels
+    before = dict(channels)
 
-    async def fail(*_: object, **__: object) -> None:
+    opening = Lane.open
+
+    async def fail(lane: Lane, timeout: float) -> None:
+        await opening(lane, timeout)
         raise AMQPConnectionError("gone")
 
     with monkeypatch.context() as patched:
         patched.setattr(Lane, "open", fail)
         with pytest.raises(EngineUnavailable):
             await link.lane()
-    assert (await link.opened()).wire.headers == {}
+
+    async def is_gone() -> bool:
+        return channels == before
+
     await (await link.lane()).close()
+    await eventually(is_gone)
 
 
 @pytest.mark.real

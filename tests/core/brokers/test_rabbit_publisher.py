@@ -27,10 +27,12 @@ class Silent:
     number: int = 1
     is_lost: bool = False
     writes: list[bytes] = field(default_factory=list)
-    on_lost: list[Any] = field(default_factory=list)
     connection: Any = field(
         default_factory=lambda: SimpleNamespace(connection_tune=SimpleNamespace(frame_max=4096))
     )
+
+    def watch(self, tell: Any) -> None:
+        self.tell = tell
 
     def write(self, data: bytes) -> None:
         self.writes.append(data)
@@ -127,7 +129,7 @@ async def test_a_loss_is_told_to_all_who_wait(count: int) -> None:
     task = await begun(publisher, *(command(n) for n in range(count)))
     await asyncio.sleep(0)
     lane.is_lost = True
-    publisher.lose("cable")
+    lane.tell("cable")
     with pytest.raises(EngineUnavailable, match="cable"):
         await task
     assert publisher.is_lost
@@ -148,5 +150,5 @@ async def test_one_who_gives_up_waiting_disturbs_nobody() -> None:
 
 async def test_nothing_to_publish_needs_no_lane() -> None:
     assert await Publisher().publish([]) == []
-    with pytest.raises(EngineUnavailable, match="closed"):
+    with pytest.raises(EngineUnavailable, match="never opened"):
         await Publisher().publish([command()])

@@ -142,17 +142,17 @@ async def test_units_that_wait_for_each_other_are_both_done(world: World) -> Non
 
         return meet
 
-    async def commit(first: Delivery, second: Delivery) -> Commit:
-        work = world.units.open("http")
+    async def commit(process: World, first: Delivery, second: Delivery) -> Commit:
+        work = process.units.open("http")
         work.change(first, error=first.id)
         work.step(meeting(first.id))
         work.change(second, error=first.id)
-        return await world.units._database.run(
-            lambda connection: world.units._groups._whole(connection, work)
-        )
+        return await process.units.commit(work)
 
     async with asyncio.timeout(LIMIT_S):
-        outcomes = await asyncio.gather(commit(one, two), commit(two, one))
+        outcomes = await asyncio.gather(
+            commit(world, one, two), commit(durable_process(world.sql), two, one)
+        )
     assert set(outcomes) == {Commit.DONE}
     assert len(runs) >= 3
     for row in (one, two):
