@@ -6,12 +6,12 @@ scheduled again, or kept as a dead letter with its reason. The supervisor owns l
 
 import asyncio
 from asyncio import FIRST_COMPLETED
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from limner.core.backoff import Backoff
-from limner.core.broker import Broker, Delivery
+from limner.core.broker import Broker, Deliveries, Delivery
 from limner.core.clock import Clock
 from limner.core.errors import EngineUnavailable, Invalid, LimnerError
 from limner.core.logs import get_logger
@@ -118,6 +118,8 @@ class ActorLoop:
                 ``ENGINE_HOLD_S``.
         """
         actor = self._actor
+        # A database that is away would only have messages taken, held and given back.
+        await self._units.check()
         async with self._broker.consume(actor.name, actor.concurrency) as deliveries:
             lost: EngineUnavailable | None = None
             async with asyncio.TaskGroup() as group:
@@ -134,12 +136,15 @@ class ActorLoop:
                 if ended:
                     lost = _loss(receiving)
                     await self._finish_hands(hands)
+                else:
+                    # What is in hand is finished; others shall have the rest now.
+                    await deliveries.cease()
             if lost is not None:
                 raise lost
 
     async def _receive(
         self,
-        deliveries: AsyncIterator[Delivery],
+        deliveries: Deliveries,
         stop: asyncio.Event,
         group: asyncio.TaskGroup,
         hands: set[asyncio.Task[None]],

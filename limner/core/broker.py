@@ -60,6 +60,25 @@ class Delivery(Protocol):
         ...
 
 
+class Deliveries(Protocol):
+    """What a consumer receives, an iterator; a cancelled wait may be taken up again."""
+
+    def __aiter__(self) -> AsyncIterator[Delivery]:
+        """Give itself."""
+        ...
+
+    async def __anext__(self) -> Delivery:
+        """Wait for the next one."""
+        ...
+
+    async def cease(self) -> None:
+        """Receive no more, and give back what nobody has taken yet; never raises.
+
+        The iteration ends. What is in hand may still be acknowledged or released.
+        """
+        ...
+
+
 class Broker(Protocol):
     """Carries commands to one consumer each and events to every subscriber."""
 
@@ -94,9 +113,7 @@ class Broker(Protocol):
         """
         ...
 
-    def consume(
-        self, actor: str, prefetch: int
-    ) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]:
+    def consume(self, actor: str, prefetch: int) -> AbstractAsyncContextManager[Deliveries]:
         """Receive the actor's commands, at most ``prefetch`` in hand; ends when the block ends.
 
         What is in hand then is given back. What a producer did wrong is told by the envelope's
@@ -117,7 +134,7 @@ class Broker(Protocol):
         """
         ...
 
-    def dead(self) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]:
+    def dead(self) -> AbstractAsyncContextManager[Deliveries]:
         """Receive what the broker gave up, of all actors.
 
         The envelope's ``fault`` says of what it died: ``DELIVERY_LIMIT``, ``unroutable`` (no queue

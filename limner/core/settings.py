@@ -270,11 +270,20 @@ def _concerns(settings: Settings) -> list[str]:
             "Make one with: openssl rand -hex 32",
             code="settings",
         )
+    warnings = []
     if settings.allow_private_hosts:
         hosts = ", ".join(settings.allow_private_hosts)
-        return [f"LIMNER_ALLOW_PRIVATE_HOSTS lets users reach {hosts}: for development only"]
-    return []
+        warnings.append(
+            f"LIMNER_ALLOW_PRIVATE_HOSTS lets users reach {hosts}: for development only"
+        )
+    if settings.broker_url.startswith("amqp") and settings.job_timeout_s > HELD_MAX_S:
+        warnings.append(
+            f"LIMNER_JOB_TIMEOUT_S is over {HELD_MAX_S:.0f} s: RabbitMQ takes back a message that "
+            "was not acknowledged for 30 minutes, unless its consumer_timeout says otherwise"
+        )
+    return warnings
 
 
 MIN_SECRET_LENGTH = 32
+HELD_MAX_S = 1_500.0
 LOG_LEVELS = get_args(Settings.model_fields["log_level"].annotation)

@@ -203,6 +203,14 @@ class Units(Protocol):
         """
         ...
 
+    async def check(self) -> None:
+        """Return if the database answers.
+
+        Raises:
+            EngineUnavailable: it does not.
+        """
+        ...
+
     async def discard(self, work: UnitOfWork) -> None:
         """Forget the unit; rolls back if it had opened its transaction early."""
         ...

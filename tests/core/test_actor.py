@@ -248,6 +248,43 @@ async def test_stopping_finishes_what_is_in_hand_and_takes_nothing_more(stage: S
     assert (await stage.broker.depth("echo")).ready == 1
 
 
+async def test_nothing_is_taken_while_the_database_is_away(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away() -> None:
+        raise EngineUnavailable("database: gone")
+
+    await stage.send(Say(text="hi"))
+    echo = Echo()
+    with monkeypatch.context() as patched:
+        patched.setattr(stage.units, "check", away)
+        with pytest.raises(EngineUnavailable):
+            await stage.loop(echo).run(asyncio.Event())
+    assert (await stage.broker.depth("echo")).ready == 1
+    async with stage.running(stage.loop(echo)):
+        await eventually(handled_all)
+    assert len(echo.heard) == 1
+
+
+async def test_a_loop_that_stops_leaves_to_others_what_it_has_not_begun(stage: Stage) -> None:
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def wait(_: Any, __: UnitOfWork) -> None:
+        begun.set()
+        await go.wait()
+
+    await stage.send(Say(text="1"))
+    async with stage.running(stage.loop(Echo(wait), concurrency=2)) as stop:
+        await asyncio.wait_for(begun.wait(), LIMIT_S)
+        stop.set()
+        await asyncio.sleep(0)
+        await stage.send(Say(text="2"))
+        async with stage.broker.consume("echo", 1) as others:
+            taken = await asyncio.wait_for(anext(others), LIMIT_S)
+            assert taken.envelope.body == Say(text="2").to_bytes()
+        go.set()
+
+
 async def test_a_message_that_comes_while_stopping_is_given_back(stage: Stage) -> None:
     echo, stop = Echo(), asyncio.Event()
     await stage.send(Say(text="hi"))

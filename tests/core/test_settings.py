@@ -280,3 +280,14 @@ def test_every_setting_has_a_name_and_a_description() -> None:
             model = model.model_fields[part].annotation
         assert model.model_fields[path[-1]].description
     assert LOG_LEVELS == ("debug", "info", "warning", "error")
+
+
+@pytest.mark.parametrize(
+    ("broker", "timeout", "warned"),
+    [("amqp://h/", "31m", True), ("amqp://h/", "25m", False), ("embedded:", "2h", False)],
+)
+def test_a_job_longer_than_rabbitmq_waits_for_is_warned_about(
+    broker: str, timeout: str, warned: bool
+) -> None:
+    loaded = load({"LIMNER_BROKER_URL": broker, "LIMNER_JOB_TIMEOUT_S": timeout})
+    assert any("LIMNER_JOB_TIMEOUT_S" in one for one in loaded.warnings) is warned

@@ -28,6 +28,8 @@ from limner.storage.sql.tasks import Task
 log = get_logger("sweeper")
 
 TICK_S = 5.0
+CLEANING_LIMIT_S = 1_500.0
+"""RabbitMQ takes a message back that nobody acknowledged for 30 minutes; the next run goes on."""
 # Only jobs that kill their workers shall end here. A machine that is restarted again and again
 # says nothing about the jobs it had in hand, so the limit is that of a quorum queue's deliveries.
 JOB_ATTEMPTS = 20
@@ -184,7 +186,7 @@ def build(ports: Ports) -> Actor[Clean]:
         handler=Cleaner(ports),
         others={Retain: Retainer(ports)},
         concurrency=1,
-        timeout_s=3600,
+        timeout_s=CLEANING_LIMIT_S,
         loops=(
             Loop("sweeper.sweeps", Sweeper(ports).run),
             Loop("sweeper.drain", Drain(ports).run),

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from limner.core.broker import ACK, PUBLISH, Delivery, Outcome, QueueDepth
+from limner.core.broker import ACK, PUBLISH, Deliveries, Delivery, Outcome, QueueDepth
 from limner.core.clock import Clock
 from limner.core.failpoints import step
 from limner.core.message import Envelope
@@ -89,6 +89,10 @@ class _Deliveries:
             self._forget(delivery.envelope)
         self._queue.changed.set()
 
+    async def cease(self) -> None:
+        self._closed = True
+        self._queue.changed.set()
+
     def close(self) -> None:
         """Give back what is in hand, so that the oldest comes first again."""
         self._closed = True
@@ -160,18 +164,18 @@ class EmbeddedBroker:
         return Outcome.CONFIRMED
 
     @asynccontextmanager
-    async def consume(self, actor: str, prefetch: int) -> AsyncIterator[AsyncIterator[Delivery]]:
+    async def consume(self, actor: str, prefetch: int) -> AsyncIterator[Deliveries]:
         async with self._taking(self._queues.setdefault(actor, _Queue()), prefetch) as deliveries:
             yield deliveries
 
     @asynccontextmanager
-    async def dead(self) -> AsyncIterator[AsyncIterator[Delivery]]:
+    async def dead(self) -> AsyncIterator[Deliveries]:
         """Give nothing: each message is a row, and lives until a unit has settled it."""
         async with self._taking(self._dead, prefetch=1) as deliveries:
             yield deliveries
 
     @asynccontextmanager
-    async def _taking(self, queue: _Queue, prefetch: int) -> AsyncIterator[AsyncIterator[Delivery]]:
+    async def _taking(self, queue: _Queue, prefetch: int) -> AsyncIterator[Deliveries]:
         deliveries = _Deliveries(queue, prefetch, self._forget)
         try:
             yield deliveries

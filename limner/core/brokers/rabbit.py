@@ -12,9 +12,9 @@ from aio_pika.abc import AbstractChannel
 from pamqp import commands as spec
 from pamqp.common import FieldTable
 
-from limner.core.broker import PUBLISH, Delivery, Outcome, QueueDepth
+from limner.core.broker import PUBLISH, Deliveries, Outcome, QueueDepth
 from limner.core.brokers import rabbit_topology as topology
-from limner.core.brokers.rabbit_deliveries import RabbitDeliveries, RabbitEvents
+from limner.core.brokers.rabbit_deliveries import CONSUMER_TAG, RabbitDeliveries, RabbitEvents
 from limner.core.brokers.rabbit_lane import Arrival, Lane
 from limner.core.brokers.rabbit_link import (
     ANSWER_LIMIT_S,
@@ -35,7 +35,6 @@ PUBLISH_LIMIT_S = 15.0
 CHECK_LIMIT_S = 5.0
 SUBSCRIBER_LIMIT = 1_000
 DEAD_PREFETCH = 10
-CONSUMER_TAG = "limner"
 KNOWN_S = 30.0
 """How long a queue that others declared counts as there."""
 KNOWN_LIMIT = 1_000
@@ -151,7 +150,7 @@ class RabbitBroker:
             return publisher
 
     @asynccontextmanager
-    async def consume(self, actor: str, prefetch: int) -> AsyncIterator[AsyncIterator[Delivery]]:
+    async def consume(self, actor: str, prefetch: int) -> AsyncIterator[Deliveries]:
         deliveries = RabbitDeliveries(prefetch, self._read)
         held = self._consumers.setdefault(actor, set())
         queue = topology.queue_name(actor)
@@ -164,7 +163,7 @@ class RabbitBroker:
                 held.discard(deliveries)
 
     @asynccontextmanager
-    async def dead(self) -> AsyncIterator[AsyncIterator[Delivery]]:
+    async def dead(self) -> AsyncIterator[Deliveries]:
         deliveries = RabbitDeliveries(DEAD_PREFETCH, self._read_dead)
         async with self._taking(deliveries, topology.DEAD, DEAD_PREFETCH, []):
             yield deliveries

@@ -3,17 +3,20 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from pamqp import commands as spec
 from pamqp import frame as frames
 
 from limner.core.broker import ACK, Delivery
 from limner.core.brokers.rabbit_lane import Arrival, Lane
+from limner.core.brokers.rabbit_link import CLOSE_LIMIT_S, translated
 from limner.core.errors import EngineUnavailable
 from limner.core.failpoints import step
 from limner.core.message import Envelope
 
 ACK_DELAY_S = 0.005
+CONSUMER_TAG = "limner"
 
 Read = Callable[[Arrival], Envelope]
 
@@ -59,6 +62,7 @@ class RabbitDeliveries:
         self._changed = asyncio.Event()
         self._lost = ""
         self._closed = False
+        self._ceased = False
 
     def attach(self, lane: Lane) -> None:
         """Take the lane that was opened for this consumer."""
@@ -81,7 +85,7 @@ class RabbitDeliveries:
         while True:
             if self._lost:
                 raise EngineUnavailable(f"broker: {self._lost}")
-            if self._closed:
+            if self._closed or self._ceased:
                 raise StopAsyncIteration
             if self._ready:
                 return self._ready.popleft()
@@ -91,6 +95,10 @@ class RabbitDeliveries:
     def arrive(self, arrival: Arrival) -> None:
         """Take what the broker sends."""
         self._unfinished[arrival.tag] = None
+        if self._ceased:
+            # It was on its way when we said that we want no more.
+            self.give_back(arrival.tag)
+            return
         self._ready.append(RabbitDelivery(self._read(arrival), arrival.tag, self))
         self._changed.set()
 
@@ -111,6 +119,19 @@ class RabbitDeliveries:
         if tag in self._unfinished:
             del self._unfinished[tag]
             self._write([spec.Basic.Nack(delivery_tag=tag, requeue=True)])
+
+    async def cease(self) -> None:
+        lane = self._lane
+        if lane is None or lane.is_lost or self._closed or self._ceased:
+            return
+        self._ceased = True
+        with suppress(EngineUnavailable), translated("stopping a consumer"):
+            async with asyncio.timeout(CLOSE_LIMIT_S):
+                await lane.rpc(spec.Basic.Cancel(consumer_tag=CONSUMER_TAG))
+        for delivery in self._ready:
+            await delivery.release()
+        self._ready.clear()
+        self._changed.set()
 
     def flush(self) -> None:
         """Send the acknowledgements that have gathered."""

@@ -295,6 +295,9 @@ class SqlUnits:
         await context.__aexit__(None, None, None)
         return Commit.DONE
 
+    async def check(self) -> None:
+        await self._database.read().query("SELECT 1")
+
     async def discard(self, work: UnitOfWork) -> None:
         unit = _ours(work)
         early, unit.early = unit.early, None
