@@ -8,8 +8,22 @@ import uuid
 
 _lock = threading.Lock()
 _last = (0, 0)
+POOLED = 256
+_pool: list[bytes] = []
+# A child that was forked must not give its parent's numbers again.
+os.register_at_fork(after_in_child=_pool.clear)
 
 PREFIXED = re.compile(r"[a-z]{2,12}_[0-9a-f]{32}")
+
+
+def _random_bytes() -> bytes:
+    """Give 8 bytes of the system's randomness, fetched some hundred at a time."""
+    try:
+        return _pool.pop()
+    except IndexError:
+        fresh = os.urandom(8 * POOLED)
+        _pool.extend(fresh[place : place + 8] for place in range(8, 8 * POOLED, 8))
+        return fresh[:8]
 
 
 def _uuid7_value() -> int:
@@ -28,7 +42,7 @@ def _uuid7_value() -> int:
         else:
             now_ms, counter = (last_ms, counter + 1) if counter < 0xFFF else (last_ms + 1, 0)
         _last = (now_ms, counter)
-    random62 = int.from_bytes(os.urandom(8), "big") & ((1 << 62) - 1)
+    random62 = int.from_bytes(_random_bytes(), "big") & ((1 << 62) - 1)
     return (now_ms & ((1 << 48) - 1)) << 80 | 0x7 << 76 | counter << 64 | 0b10 << 62 | random62
 
 

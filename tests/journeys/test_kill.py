@@ -48,6 +48,7 @@ DRIVEN: dict[str, Drive] = {
     "broker.publish": Drive(LOCAL, 25),
     "db.begin_effect": Drive(LOCAL, 8),
     "db.commit": Drive(LOCAL, 40),
+    "jobs.claim": Drive(LOCAL, 1),
     "lease.renew": Drive(LOCAL, 1),
     "mailbox.row": Drive(LOCAL, 3),
     "objects.delete": Drive(replace(LOCAL, clears=True), 3),

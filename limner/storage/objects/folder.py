@@ -220,6 +220,20 @@ class Incoming:
             self._open()
             self._folder.publish(self._path, self._key)
 
+    def store(self, data: bytes, content_type: str) -> ObjectInfo:
+        """Write, seal and publish an object that is there as a whole.
+
+        Raises:
+            TooLarge: it is over the limit.
+        """
+        try:
+            self.write(data)
+            info = self.seal(content_type)
+            self.publish()
+            return info
+        finally:
+            self.discard()
+
     def discard(self) -> None:
         """Close the file, and remove it unless it was published; nothing can follow."""
         with self._lock:
@@ -262,6 +276,27 @@ class Opened:
             except FileNotFoundError:
                 raise NotFound("No such object") from None
             return _describe(self._descriptor, self._key)
+
+    def describe(self) -> ObjectInfo:
+        """Give what the trailer says, and close the file."""
+        try:
+            return self.open()
+        finally:
+            self.close()
+
+    def read_whole(self, limit_bytes: int) -> bytes:
+        """Give all bytes, and close the file.
+
+        Raises:
+            TooLarge: there are more than ``limit_bytes``; nothing was read.
+        """
+        try:
+            info = self.open()
+            if info.size_bytes > limit_bytes:
+                raise TooLarge(f"The object has {info.size_bytes} bytes, over {limit_bytes}")
+            return self.read(0, info.size_bytes)
+        finally:
+            self.close()
 
     def read(self, offset_bytes: int, length_bytes: int) -> bytes:
         """Give bytes of the object, all that were asked for.

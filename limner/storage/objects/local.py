@@ -12,7 +12,7 @@ from typing import ParamSpec, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from limner.core.clock import Clock
-from limner.core.errors import EngineUnavailable, Forbidden, Invalid, TooLarge
+from limner.core.errors import EngineUnavailable, Forbidden, Invalid
 from limner.core.failpoints import step
 from limner.core.objects import (
     DELETE,
@@ -76,6 +76,8 @@ class LocalObjects:
         size_limit_bytes: int,
     ) -> ObjectInfo:
         """Store an object."""
+        if isinstance(data, bytes):
+            return await self._put_whole(key, data, content_type, size_limit_bytes)
         return await self._put(key, data, content_type, size_limit_bytes, _proceed)
 
     @asynccontextmanager
@@ -90,15 +92,13 @@ class LocalObjects:
 
     async def read(self, key: str, limit_bytes: int) -> bytes:
         """Give a whole object."""
-        async with self._opened(key) as (opened, info):
-            if info.size_bytes > limit_bytes:
-                raise TooLarge(f"The object has {info.size_bytes} bytes, over {limit_bytes}")
-            return await _on_disk(opened.read, 0, info.size_bytes)
+        opened = Opened(self._folder.path_of(validate_key(key)), key)
+        return await _on_disk(opened.read_whole, limit_bytes)
 
     async def stat(self, key: str) -> ObjectInfo:
         """Describe an object."""
-        async with self._opened(key) as (_, info):
-            return info
+        opened = Opened(self._folder.path_of(validate_key(key)), key)
+        return await _on_disk(opened.describe)
 
     async def delete(self, key: str) -> None:
         """Remove an object."""
@@ -192,10 +192,20 @@ class LocalObjects:
     async def aclose(self) -> None:
         """Nothing stays open."""
 
+    async def _put_whole(
+        self, key: str, data: bytes, content_type: str, size_limit_bytes: int
+    ) -> ObjectInfo:
+        """Store bytes by one trip to a thread; a caller that is cancelled leaves it to its end."""
+        validate_key(key)
+        validate_content_type(content_type)
+        incoming = self._folder.begin(key, size_limit_bytes)
+        async with step(PUT):
+            return await _on_disk(incoming.store, data, content_type)
+
     async def _put(
         self,
         key: str,
-        data: bytes | AsyncIterator[bytes],
+        data: AsyncIterator[bytes],
         content_type: str,
         size_limit_bytes: int,
         before_publishing: Callable[[int], Awaitable[None]],
@@ -204,10 +214,7 @@ class LocalObjects:
         validate_content_type(content_type)
         incoming = self._folder.begin(key, size_limit_bytes)
         try:
-            if isinstance(data, bytes):
-                await _on_disk(incoming.write, data)
-            else:
-                await _fill(incoming, data)
+            await _fill(incoming, data)
             info = await _on_disk(incoming.seal, content_type)
             await before_publishing(info.size_bytes)
             async with step(PUT):

@@ -161,6 +161,8 @@ def _add_lines(alike: Sequence[Guarded]) -> list[Statement]:
     sql = (
         "INSERT INTO timeline (kind, object_id, n, at, type, state, detail, data, user_id) "  # noqa: S608
         "SELECT ?, o.id, o.line_count - l.back, ?, l.type, l.state, l.detail, l.data, o.user_id "
-        f"FROM ({given}) l JOIN {quoted(row._meta.db_table)} o ON o.id = l.row_id"
+        f"FROM ({given}) l JOIN {quoted(row._meta.db_table)} o ON o.id = l.row_id "
+        # Their own ids shall rise as their numbers do: streams of a user read by id.
+        "ORDER BY l.row_id, l.back DESC"
     )
     return [Statement(sql, values)]

@@ -111,7 +111,10 @@ async def main():
     if sys.argv[2].startswith("objects.delete"):
         await store.delete("a")
     else:
-        await store.put("a", b"next", "text/plain", size_limit_bytes=100)
+        await store.put("a", body(), "text/plain", size_limit_bytes=100)
+
+async def body():
+    yield b"next"
 
 asyncio.run(main())
 """
