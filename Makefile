@@ -7,7 +7,7 @@ STAMP := $(VENV)/.locked
 FAST := not journey and not browser and not real
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test check bench lock clean
+.PHONY: help setup run demo test check bench chaos lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ check: setup ## format, lint, types, import contracts, then the fast tests: befo
 
 bench: setup ## measure, each figure as a ratio against a ceiling in the same run
 	@$(BIN)/python -m benchmarks
+
+chaos: setup ## kill processes and engines under load, SEED=n for one seed, SEEDS=n for so many
+	@$(BIN)/python -m tests.journeys.chaos $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1))
 
 lock: ## write the lock files anew from setup.cfg (needs uv)
 	uv pip compile setup.cfg --universal --python-version 3.11 --generate-hashes --no-header --upgrade -q -o requirements.lock

@@ -27,6 +27,7 @@ from limner.storage.sql.schema import migrate
 from limner.storage.sql.unit import SqlUnits
 from tests.contracts.engines import Engine, each, prepare
 from tests.contracts.units import DATABASES, Sql, World, durable_process, embedded_process
+from tests.fakes import databases
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 SETTLE_S = 2.0
@@ -119,12 +120,8 @@ async def database(
     migrated_file: Path, tmp_path: Path, clock: HeldClock
 ) -> AsyncIterator[Database]:
     """Give an open database with the newest schema and no rows."""
-    path = tmp_path / "limner.db"
-    shutil.copyfile(migrated_file, path)
-    opened = Database(f"sqlite://{path}", clock)
-    await opened.open()
-    yield opened
-    await opened.close()
+    async with databases.opened(migrated_file, tmp_path / "limner.db", clock) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -57,4 +57,10 @@ elif [ ${#packages[@]} -gt 0 ]; then
   echo "Missing: ${packages[*]}. Skipped for it: $(printf '%s; ' "${skipped[@]}")"
 fi
 
-exec .venv/bin/python -m pytest -q -n auto --dist loadscope --durations=10 "$@"
+pytest=(.venv/bin/python -m pytest -q -n auto --dist loadscope)
+if [ $# -eq 0 ] && command -v mariadbd >/dev/null; then
+  echo "Actors and the front over MariaDB:"
+  LIMNER_TEST_DATABASE=mariadb "${pytest[@]}" tests/http tests/actors
+  echo "Everything:"
+fi
+exec "${pytest[@]}" --durations=10 "$@"

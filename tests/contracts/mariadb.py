@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from tortoise import Tortoise
 
-from limner.core.clock import HeldClock, SystemClock
+from limner.core.clock import Clock, HeldClock, SystemClock
 from limner.storage.sql.database import APP, Connection, Database
 from limner.storage.sql.schema import migrate
 from tests.contracts.engines import START, eventually
@@ -73,6 +73,21 @@ async def cut(connection_id: int) -> None:
         return not await asyncio.to_thread(server.query, look, connection_id)
 
     await eventually(is_gone)
+
+
+async def opened(clock: Clock, *, emptied: bool) -> Database:
+    """Open the database with the newest schema; its time is a held clock's, or its own."""
+    kind = HeldDatabase if isinstance(clock, HeldClock) else Database
+    database = kind(await _migrated_url(), clock)
+    await database.open()
+    if emptied:
+        try:
+            await _empty(database)
+        except BaseException:
+            _kept.url = ""
+            await database.close()
+            raise
+    return database
 
 
 @asynccontextmanager

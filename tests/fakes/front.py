@@ -1,7 +1,6 @@
 """A whole web front over embedded engines, and a client for it; nothing else runs beside it."""
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -42,6 +41,7 @@ from limner.storage.sql.outbox import Outbox
 from limner.storage.sql.tasks import Task
 from limner.storage.sql.tunables import SecretStore, TunableStore
 from limner.storage.sql.unit import SqlUnits
+from tests.fakes import databases
 
 SECRET = b"a secret of at least thirty-two bytes"
 PLENTY = Rates(Rate("account", 1000, 100_000), Rate("anonymous", 1000, 100_000))
@@ -237,10 +237,9 @@ async def staged(
     ``signed`` False means a store that serves its own links, as S3 does.
     """
     async with AsyncExitStack() as stack:
-        await asyncio.to_thread(shutil.copyfile, database_file, folder / "front.db")
-        database = Database(f"sqlite://{folder / 'front.db'}", clock)
-        await database.open()
-        stack.push_async_callback(database.close)
+        database = await stack.enter_async_context(
+            databases.opened(database_file, folder / "front.db", clock)
+        )
         broker = EmbeddedBroker(clock)
         stack.push_async_callback(broker.aclose)
         await broker.start(registry.ACTORS)

@@ -24,12 +24,14 @@ from limner.core.settings import Settings
 from limner.core.signing import Signer, derive_key
 from limner.storage.cache.memory import MemoryCache
 from limner.storage.objects.local import LocalObjects
+from limner.storage.sql.address import sqlite_path
 from limner.storage.sql.database import Database
 from limner.storage.sql.leases import HEARTBEAT_S, LEASE_S, Leases
 from limner.storage.sql.outbox import Outbox
 from limner.storage.sql.schema import migrate
 from limner.storage.sql.tunables import SecretStore, TunableStore
 from limner.storage.sql.unit import SqlUnits
+from tests.fakes import databases
 
 SECRET = b"the secret key of all the tests.."
 PUBLIC_URL = "https://limner.test"
@@ -80,11 +82,10 @@ async def open_ports(
     )
     metrics, signer = Metrics("test"), Signer([derive_key(SECRET, "links")])
     async with AsyncExitStack() as stack:
-        database = Database(chosen.database, clock)
-        if database.path is not None and not database.path.exists():
-            shutil.copyfile(migrated or await _migrated(), database.path)
-        await database.open()
-        stack.push_async_callback(database.close)
+        path = sqlite_path(chosen.database)
+        database = await stack.enter_async_context(
+            databases.opened(migrated or await _migrated(), path, clock)
+        )
         broker = EmbeddedBroker(clock)
         stack.push_async_callback(broker.aclose)
         await broker.start(ACTORS)
