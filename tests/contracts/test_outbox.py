@@ -15,7 +15,7 @@ from limner.core.errors import EngineUnavailable, FailpointReached
 from limner.core.message import Envelope
 from limner.core.unit import Commit
 from limner.storage.sql.messaging import OutboxRow
-from limner.storage.sql.outbox import CLAIM_ROWS, CLAIM_S, Outbox
+from limner.storage.sql.outbox import CLAIM_ROWS, CLAIM_S, TICK_S, Outbox
 from limner.storage.sql.statements import PUBLISH_GRACE_S
 from tests.contracts.engines import START, eventually
 from tests.contracts.units import (
@@ -236,6 +236,21 @@ async def test_a_full_queue_leaves_rows_that_come_later(world: World) -> None:
     assert [one.envelope.body for one in late] == [
         Say(text=str(n)).to_bytes() for n in range(QUEUE_LIMIT, QUEUE_LIMIT + 5)
     ]
+
+
+async def test_what_the_relay_found_no_room_for_goes_out_as_soon_as_there_is_some(
+    world: World,
+) -> None:
+    for n in range(QUEUE_LIMIT + 5):
+        await world.send(str(n))
+    await world.sql.pass_time(PUBLISH_GRACE_S)
+    assert await world.outbox.relay_once() == QUEUE_LIMIT
+    async with world.broker.consume("echo", QUEUE_LIMIT) as deliveries:
+        delivery = await anext(deliveries)
+        await world.units.commit(world.receive(delivery.envelope))
+        await delivery.ack()
+        await world.sql.pass_time(TICK_S)
+        assert await world.outbox.relay_once() == 1
 
 
 async def test_a_fresh_process_recovers_what_was_in_memory_at_once_and_delays_stay(

@@ -105,6 +105,10 @@ class Connections:
             ) from error
         except (exceptions.RedisError, OSError) as error:
             raise EngineUnavailable(_sentence(error)) from error
+        except RuntimeError as error:
+            if not _is_of_closed_line(error):
+                raise
+            raise EngineUnavailable(_sentence(error)) from error
 
     async def aclose(self) -> None:
         """Close what is idle now, and the rest as it comes back."""
@@ -132,7 +136,7 @@ class Connections:
             connection = self._idle.pop()
             with suppress(exceptions.RedisError, OSError):
                 # It has something to read if the server closed it, or if it is out of step.
-                if connection.is_connected and not await connection.can_read():
+                if _stands(connection) and not await connection.can_read():
                     return connection
             await _close(connection)
         connection = await self._make()
@@ -184,6 +188,23 @@ def _tls_context(ca_file: str | None) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=ca_file)
     except OSError as error:
         raise _misread(f"ca_file cannot be read ({error.strerror or 'no certificate'})") from None
+
+
+def _stands(connection: Connection) -> bool:
+    """Whether a connection is open as far as this side knows.
+
+    The driver does not look for a line that was reset: every idle one would fail a command.
+    """
+    reader = connection._reader  # noqa: SLF001 - the driver has no other way to ask
+    writer = connection._writer  # noqa: SLF001
+    if reader is None or writer is None:
+        return False
+    return reader.exception() is None and not writer.is_closing()
+
+
+def _is_of_closed_line(error: RuntimeError) -> bool:
+    """Whether uvloop says that a transport or its handle is closed: it has no type for that."""
+    return "closed" in str(error)
 
 
 async def _close(connection: Connection, *, nowait: bool = True) -> None:

@@ -58,11 +58,20 @@ async def seal(database: Database, limit: int = BATCH) -> int:
         lines = (
             await AuditLine.filter(seq=None).using_db(connection.client).order_by("id").limit(limit)
         )
+        numbers: list[Any] = []
+        hashes: list[Any] = []
         for line in lines:
             seq += 1
             before = line_hash(before, line, seq)
+            numbers += (line.id, seq)
+            hashes += (line.id, before)
+        if lines:
+            whens = "WHEN ? THEN ? " * len(lines)
+            marks = ", ".join("?" * len(lines))
             await connection.execute(
-                "UPDATE audit SET seq = ?, hash = ? WHERE id = ?", [seq, before, line.id]
+                f"UPDATE audit SET seq = CASE id {whens}END, hash = CASE id {whens}END "  # noqa: S608
+                f"WHERE id IN ({marks})",
+                [*numbers, *hashes, *(line.id for line in lines)],
             )
     return len(lines)
 

@@ -82,7 +82,9 @@ class Outbox:
         except (EngineUnavailable, FailpointReached) as error:
             log.warning("left to the relay", messages=len(envelopes), error=error.detail)
 
-    async def _publish(self, envelopes: Sequence[Envelope]) -> None:
+    async def _publish(self, envelopes: Sequence[Envelope]) -> list[str]:
+        """Publish, and give the rows of what found a full queue."""
+        busy: list[str] = []
         outcomes = await self._broker.publish(envelopes)
         for envelope, outcome in zip(envelopes, outcomes, strict=True):
             if outcome is Outcome.CONFIRMED:
@@ -92,11 +94,14 @@ class Outbox:
             elif outcome is Outcome.UNROUTABLE:
                 level = log.warning if self._broker.durable else log.debug
                 level("no queue takes it", topic=envelope.topic)
+            elif envelope.outbox_id:
+                busy.append(envelope.outbox_id)
         if not self._broker.durable:
             self._confirmed.clear()
         elif self._confirmed and not self._is_clearing:
             self._is_clearing = True
             self._spawn(self._clear())
+        return busy
 
     async def _clear(self) -> None:
         """Delete confirmed rows; what is confirmed while one statement runs is the next one's."""
@@ -141,7 +146,7 @@ class Outbox:
         )
 
     async def relay_once(self) -> int:
-        """Publish one batch of due rows and give how many there were.
+        """Publish one batch of due rows and give how many queues had room for.
 
         Raises:
             EngineUnavailable: database or broker do not answer; the rows stay claimed for 30 s.
@@ -149,9 +154,20 @@ class Outbox:
         if not await self._any_due():
             return 0
         envelopes = await self.claim()
-        if envelopes:
-            await self._publish(envelopes)
-        return len(envelopes)
+        if not envelopes:
+            return 0
+        busy = await self._publish(envelopes)
+        if busy:
+            await self._put_back(busy)
+        return len(envelopes) - len(busy)
+
+    async def _put_back(self, busy: list[str]) -> None:
+        """Let rows be claimed again soon: the queue was full, and nobody holds them."""
+        marks = ", ".join("?" * len(busy))
+        await self._database.write().execute(
+            f"UPDATE outbox SET publish_after = ? WHERE id IN ({marks})",  # noqa: S608
+            [FromNow(TICK_S), *sorted(busy)],
+        )
 
     async def _any_due(self) -> bool:
         """Look with the readers first, so that an idle relay never takes the write lock."""
