@@ -181,7 +181,13 @@ async def open_engines(
 class Service:
     """A running process: its loops, and the web front if it has one."""
 
-    def __init__(self, engines: Engines, actors: Sequence[str], builders: Builders) -> None:
+    def __init__(
+        self,
+        engines: Engines,
+        actors: Sequence[str],
+        builders: Builders,
+        watch_interval_s: float = health.WATCH_INTERVAL_S,
+    ) -> None:
         self._engines = engines
         self._actors = tuple(actors)
         self._builders = builders
@@ -189,6 +195,8 @@ class Service:
         self._closing: list[Actor[Any]] = []
         ports = engines.ports
         self.supervisor = Supervisor(ports.clock, ports.metrics)
+        self._probes = health.probes(ports)
+        self._watch = health.EngineWatch(self._probes, ports.metrics, watch_interval_s)
         self.url = ""
 
     async def start(self, *, http: bool) -> None:
@@ -198,7 +206,10 @@ class Service:
         if self._engines.settings.embedded:
             await ports.leases.void_all((Task, Delivery, Job, Source))
             await ports.outbox.recover()
-        loops = [Loop("event-loop", ports.metrics.watch_loop)]
+        loops = [
+            Loop("event-loop", ports.metrics.watch_loop),
+            Loop("engine-watch", self._watch.run),
+        ]
         for name in self._actors:
             build = self._builders.get(name) or registry.builder(name)
             settings = self._engines.settings
@@ -258,29 +269,21 @@ class Service:
             intent=Reader(ports.tunables, ports.llm, ports.clock, ports.metrics),
             providers=ProviderTrial(ports.outgoing, ports.secrets.fill, ports.metrics),
             validate_source=validate_source,
-            ready=lambda: self.supervisor.ready,
+            ready=self._is_ready,
             stopping=lambda: self.supervisor.stopping,
             checks=self.checks,
             loops=lambda: self.supervisor.statuses,
             actors=tuple(registry.ACTORS),
         )
 
+    def _is_ready(self) -> bool:
+        """Whether requests shall be sent here: without the database none can be answered."""
+        return self.supervisor.ready and self._watch.is_up("database")
+
     async def checks(self) -> list[Check]:
         """Give the health report: engines, disk, backlog, and every loop."""
-        ports = self._engines.ports
-        lines = await health.report(
-            ports.database,
-            ports.broker,
-            ports.objects,
-            ports.cache,
-            self._engines.settings.home,
-        )
-        for status in self.supervisor.statuses.values():
-            well = status.state == "running"
-            lines.append(
-                Check(f"loop {status.name}", "pass" if well else "fail", status.last_error)
-            )
-        return lines
+        lines = await health.report(self._probes, self._engines.settings.home)
+        return lines + health.loops(self.supervisor.statuses.values())
 
     async def sign_in_link(self) -> str:
         """Give a link that signs the owner in once."""
@@ -361,9 +364,7 @@ async def probe(settings: Settings) -> list[Check]:
                 else Check("schema", "pass", "up to date")
             )
             if not pending:
-                checks += await health.report(
-                    ports.database, ports.broker, ports.objects, ports.cache, settings.home
-                )
+                checks += await health.report(health.probes(ports), settings.home)
             checks += [await _probe_mail(ports), await _probe_model(settings)]
     except LimnerError as error:
         checks.append(Check("engines", "fail", error.detail, "see: python run.py settings"))

@@ -40,6 +40,9 @@ class Metrics:
         self.queue_oldest_age = self._gauge(
             "queue_oldest_age_seconds", "Age of the oldest message of a queue", "queue"
         )
+        self.engine_up = self._gauge(
+            "engine_up", "Whether an engine answered when it was last looked at, 1 or 0", "engine"
+        )
         self.actor_restarts = self._counter("actor_restarts", "Restarted actor loops", "actor")
         self.event_loop_lag = Histogram(
             "limner_event_loop_lag_seconds",

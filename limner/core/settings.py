@@ -84,19 +84,23 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    home: Path = Field(Path("var"), description="Folder of the embedded engines' data")
+    home: Path = Field(Path("var"), description="Folder of the data that this process keeps itself")
     environment: Literal["development", "production"] = Field(
         "development", description="production demands a secret key and refuses failpoints"
     )
     public_url: str = Field("", description="What links begin with; default http://host:port")
-    database_url: str = Field("", repr=False, description="sqlite://PATH or mysql://…")
-    database_pool: int = Field(20, ge=1, le=500, description="Connections of a server database")
-    broker_url: str = Field("embedded:", repr=False, description="embedded: or amqp://…")
-    documents_url: str = Field("embedded:", repr=False, description="embedded: or mongodb://…")
+    database_url: str = Field(
+        "", repr=False, description="sqlite://PATH or mysql://USER:PASSWORD@HOST:3306/NAME"
+    )
+    database_pool: int = Field(20, ge=1, le=500, description="Connections per process to mysql://")
+    broker_url: str = Field(
+        "embedded:", repr=False, description="embedded: or amqp://USER:PASSWORD@HOST:5672/VHOST"
+    )
+    documents_url: str = Field("embedded:", repr=False, description="Not used yet")
     objects_url: str = Field("", repr=False, description="file://FOLDER or s3://BUCKET?endpoint=…")
     objects_access_key: SecretStr = Field(SecretStr(""), description="Access key of the S3 store")
     objects_secret_key: SecretStr = Field(SecretStr(""), description="Secret key of the S3 store")
-    cache_url: str = Field("memory:", repr=False, description="memory: or redis://…")
+    cache_url: str = Field("memory:", repr=False, description="memory: or redis://HOST:6379/0")
     mail_url: SecretStr = Field(SecretStr("mailbox:"), description="mailbox: or smtp://…")
     mail_from: str = Field("Limner <limner@localhost.localdomain>", description="Sender of mails")
     llm_url: str = Field("", description="Base URL of an OpenAI-compatible endpoint")

@@ -11,19 +11,36 @@ from typing import Any
 
 import pytest
 
+from limner.actors.generator.messages import Generate
+from limner.actors.mailer.messages import Send
 from limner.actors.mailer.server import Server
 from limner.actors.poller.connector import Fetched
 from limner.actors.poller.http import HttpOptions
 from limner.actors.poller.rules import validate
+from limner.actors.registry import messages
 from limner.actors.submitter.rules import validate_config
 from limner.core.errors import Invalid
 from limner.core.failpoints import parse
 from limner.core.jsonpath import fill
+from limner.core.message import Message
 from limner.core.provider import Order
 from limner.core.providers.mapping import extract
-from tests.docs.pages import ROOT, blocks
+from limner.storage.cache.redis_connections import read_address as redis_address
+from limner.storage.objects.s3_address import read_address as s3_address
+from limner.storage.sql.accounts import OWNER_ID
+from limner.storage.sql.address import mysql_address
+from limner.storage.sql.database import Database
+from limner.storage.sql.schema import pending
+from tests.docs.pages import ROOT, blocks, pages
 
 GUIDES = ROOT / "docs" / "guides"
+PRODUCERS = "foreign-producers.md"
+# In code, and with a host: what is not a form with its parts in capitals.
+ENGINE_URLS = {
+    "mysql": r"\bmysql://[^\s`'\"A-Z…]+(?![^\s`'\"])",
+    "redis": r"\brediss?://[^\s`'\"A-Z…]+(?![^\s`'\"])",
+    "s3": r"\bs3://[^\s`'\"A-Z…]+(?![^\s`'\"])",
+}
 
 
 def example(guide: str, name: str) -> Any:
@@ -73,6 +90,39 @@ def test_the_fields_of_an_order_in_the_guide_are_those_of_an_order() -> None:
     assert set(told.split(", ")) == set(Order(id="", prompt="").values())
 
 
+def test_the_owner_in_the_guide_to_other_producers_is_the_owner() -> None:
+    (script,) = [one for one in blocks(GUIDES / PRODUCERS) if one.path == "make_picture.py"]
+    assert f'OWNER = "{OWNER_ID}"' in script.text
+
+
+@pytest.mark.parametrize("command", [Send, Generate])
+def test_the_guide_to_other_producers_names_every_field(command: type[Message]) -> None:
+    text = (GUIDES / PRODUCERS).read_text(encoding="utf-8")
+    (row,) = [line for line in text.splitlines() if line.startswith(f"| `{command.topic}`")]
+    assert all(f"`{name}`" in row for name in command.model_fields)
+
+
+def test_the_public_commands_of_the_guide_are_all_that_there_are() -> None:
+    public = {message.topic for message in messages() if message.public}
+    assert public == {Send.topic, Generate.topic}
+
+
+def test_the_urls_of_engines_in_the_pages_are_valid() -> None:
+    """Each kind of URL is read by what reads it at a start; RabbitMQ's driver takes any."""
+    texts = [page.read_text(encoding="utf-8") for page in pages()]
+    found = {
+        scheme: sorted({url for text in texts for url in re.findall(form, text)})
+        for scheme, form in ENGINE_URLS.items()
+    }
+    assert all(found.values()), found
+    for url in found["mysql"]:
+        assert mysql_address(url).name
+    for url in found["redis"]:
+        assert redis_address(url).host
+    for url in found["s3"]:
+        assert s3_address(url, "", "").bucket
+
+
 def test_the_mail_urls_of_the_pages_are_valid() -> None:
     texts = [page.read_text(encoding="utf-8") for page in (ROOT / "docs").rglob("*.md")]
     urls = [url for text in texts for url in re.findall(r"smtps?://\w[^\s'`]+", text)]
@@ -109,3 +159,24 @@ def test_a_backup_as_the_page_makes_it_has_what_was_committed_last(tmp_path: Pat
         assert restored.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     assert (tmp_path / "backup" / "objects" / "data" / "picture").read_bytes() == b"pixels"
     assert (tmp_path / "backup" / "secret_key").read_text() == "key"
+
+
+def test_the_commands_that_mend_a_lost_queue_are_commands() -> None:
+    text = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
+    section = text.partition("## A broker that lost its data\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"\| `([a-z.]+)` \| `(\{.*?\})`", section)
+    kinds = {message.topic: message for message in messages()}
+    assert len(rows) == 4
+    for topic, body in rows:
+        assert kinds[topic].from_bytes(body.encode()).topic == topic
+    (typed,) = re.findall(r"-r ([a-z.]+)", section)
+    assert typed in dict(rows)
+
+
+async def test_the_version_before_starts_on_tables_of_the_next(database: Database) -> None:
+    rows = await database.read().query("SELECT app, applied_at FROM tortoise_migrations LIMIT 1")
+    await database.write().execute(
+        "INSERT INTO tortoise_migrations (app, name, applied_at) VALUES (?, ?, ?)",
+        [rows[0]["app"], "9999_of_the_next_version", rows[0]["applied_at"]],
+    )
+    assert await pending(database) == []

@@ -15,7 +15,7 @@ import limner
 from limner.cli import cli
 from limner.core import failpoints
 from limner.core.metrics import Metrics
-from limner.core.settings import ALIASES, Settings, field_names
+from limner.core.settings import ALIASES, URLS, Settings, field_names
 from limner.core.tunables import Tunables
 from limner.http.table import ROUTES
 from limner.storage.sql.aggregate import Aggregate
@@ -145,11 +145,12 @@ def test_every_default_that_is_told_is_the_default(page: Path) -> None:
 
 
 def secret_names() -> list[str]:
-    """Give the names of the settings that are secrets."""
+    """Give the names of the settings that are secrets, or URLs with a password in them."""
     return [
         name
         for name, path in field_names().items()
-        if len(path) == 1 and Settings.model_fields[path[0]].annotation is SecretStr
+        if len(path) == 1
+        and (Settings.model_fields[path[0]].annotation is SecretStr or path[0] in URLS)
     ]
 
 

@@ -1,13 +1,15 @@
 """Health: whether to restart this process, whether to send it requests, and how it is."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 from aiohttp import web
 from pydantic import BaseModel
 
 from limner.core.errors import EngineUnavailable
-from limner.core.health import Check
+from limner.core.health import ANSWER_LIMIT_S, Check
 from limner.http.call import Call
 from limner.http.routes import OPEN, Result, Route, authorise
 
@@ -82,23 +84,35 @@ def health_of(checks: Sequence[Check], *, is_ready: bool) -> Health:
 
 async def metrics(call: Call) -> Result:
     """Give the metrics in the text format of Prometheus."""
-    await _measure_queues(call)
+    await _measure(call)
     body = call.front.metrics.render()
     headers: Mapping[str, Any] = {"Content-Type": call.front.metrics.content_type}
     return web.Response(body=body, headers={**headers, "Cache-Control": "no-store"})
 
 
-async def _measure_queues(call: Call) -> None:
-    """Set the gauges that are read when somebody asks; what is out of reach keeps its value."""
-    try:
+async def _measure(call: Call) -> None:
+    """Set the gauges that are read when somebody asks, all at once and all within one limit.
+
+    What is out of reach keeps its value; ``limner_engine_up`` says how much that is worth.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(ANSWER_LIMIT_S), asyncio.TaskGroup() as looks:
+            looks.create_task(_measure_outbox(call))
+            for actor in call.front.actors:
+                looks.create_task(_measure_queue(call, actor))
+
+
+async def _measure_outbox(call: Call) -> None:
+    with suppress(EngineUnavailable):
         call.front.metrics.outbox_rows.set(await call.front.outbox.depth())
-        for actor in call.front.actors:
-            depth = await call.front.broker.depth(actor)
-            name = f"limner.{actor}"
-            call.front.metrics.queue_depth.labels(name).set(depth.ready)
-            call.front.metrics.queue_oldest_age.labels(name).set(depth.oldest_age_s or 0.0)
-    except EngineUnavailable:
-        return
+
+
+async def _measure_queue(call: Call, actor: str) -> None:
+    with suppress(EngineUnavailable):
+        depth = await call.front.broker.depth(actor)
+        name = f"limner.{actor}"
+        call.front.metrics.queue_depth.labels(name).set(depth.ready)
+        call.front.metrics.queue_oldest_age.labels(name).set(depth.oldest_age_s or 0.0)
 
 
 VERBOSE = Route("GET", "/readyz", report, "Show the report", SCOPE)

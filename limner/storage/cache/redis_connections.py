@@ -134,10 +134,15 @@ class Connections:
         """Give an idle connection that is still good, or open one."""
         while self._idle:
             connection = self._idle.pop()
-            with suppress(exceptions.RedisError, OSError):
+            try:
                 # It has something to read if the server closed it, or if it is out of step.
                 if _stands(connection) and not await connection.can_read():
                     return connection
+            except (exceptions.RedisError, OSError):
+                pass
+            except BaseException:
+                await _close(connection)
+                raise
             await _close(connection)
         connection = await self._make()
         try:

@@ -1,7 +1,7 @@
 """How a Redis is named and reached: URLs, and TLS that verifies."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,10 +9,11 @@ import pytest
 from limner.core.errors import EngineUnavailable, NotConfigured
 from limner.storage.cache.redis import RedisCache
 from limner.storage.cache.redis_connections import Address, read_address
-from tests.contracts.engines import require
-from tests.engines import missing
+from tests.contracts.engines import eventually, require
+from tests.engines import missing, shared
 from tests.engines.redis import RedisServer
 from tests.fakes.certificates import self_signed
+from tests.fakes.proxy import Proxy
 
 
 @pytest.mark.parametrize(
@@ -125,3 +126,85 @@ async def test_nobody_who_listens_is_an_engine_out_of_reach() -> None:
     assert "127.0.0.1" not in str(caught.value)
     assert "s3cr3t" not in str(caught.value)
     await cache.aclose()
+
+
+Scene = Callable[[RedisCache, Proxy], Awaitable[None]]
+
+LINES = 5
+
+
+def played(scene: Scene, *, uvloop: bool) -> None:
+    """Play a scene with a cache behind a proxy, on the loop that servers run on if so wanted."""
+    require("redis", missing.no_redis())
+    loop_factory = pytest.importorskip("uvloop").new_event_loop if uvloop else None
+
+    async def play() -> None:
+        server = shared.redis()
+        url = await asyncio.to_thread(server.fresh_database)
+        async with Proxy(server.port) as proxy:
+            cache = RedisCache(url.replace(f":{server.port}", f":{proxy.port}"), call_s=5.0)
+            try:
+                await scene(cache, proxy)
+            finally:
+                await cache.aclose()
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(play())
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("uvloop", [False, True], ids=["asyncio", "uvloop"])
+def test_idle_lines_that_were_reset_cost_no_command_each(uvloop: bool) -> None:
+    async def scene(cache: RedisCache, proxy: Proxy) -> None:
+        await asyncio.gather(*(cache.set(f"k{n}", b"x", 60) for n in range(LINES)))
+        idle = [connection._reader for connection in cache._connections._idle]
+        assert len(idle) == LINES
+        proxy.reset()
+
+        async def noticed() -> bool:
+            return all(line is not None and line.exception() for line in idle)
+
+        await eventually(noticed)
+        assert [await cache.get(f"k{n}") for n in range(LINES)] == [b"x"] * LINES
+
+    played(scene, uvloop=uvloop)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("uvloop", [False, True], ids=["asyncio", "uvloop"])
+def test_a_line_that_breaks_just_before_a_command_is_an_engine_out_of_reach(uvloop: bool) -> None:
+    async def scene(cache: RedisCache, _: Proxy) -> None:
+        await cache.set("a", b"x", 60)
+        (connection,) = cache._connections._idle
+        look = connection.can_read
+
+        async def look_and_break() -> bool:
+            found = await look()
+            assert connection._writer is not None
+            connection._writer.transport.abort()
+            return found
+
+        connection.can_read = look_and_break  # type: ignore[method-assign]
+        with pytest.raises(EngineUnavailable, match="out of reach"):
+            await cache.get("a")
+        assert not connection.is_connected
+        assert cache._connections._idle == []
+        assert await cache.get("a") == b"x"
+
+    played(scene, uvloop=uvloop)
+
+
+@pytest.mark.real
+def test_an_error_of_ours_is_not_taken_for_a_lost_server() -> None:
+    async def scene(cache: RedisCache, _: Proxy) -> None:
+        await cache.set("a", b"x", 60)
+        (connection,) = cache._connections._idle
+
+        async def fail() -> bool:
+            raise RuntimeError("two readers of one stream")
+
+        connection.can_read = fail  # type: ignore[method-assign]
+        with pytest.raises(RuntimeError, match="two readers"):
+            await cache.get("a")
+
+    played(scene, uvloop=False)
