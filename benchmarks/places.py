@@ -23,11 +23,8 @@ QUEUE_LIMIT = 10_000
 """What the embedded broker takes into memory; the rest waits in the outbox."""
 
 
-async def on_servers(
-    servers: Servers, kind: str, wanted: int, *, workers: int = 1, waiting: int = 0
-) -> Shift:
-    """Measure ``workers`` processes of Limner until ``wanted`` of ``waiting`` are done."""
-    stocked = waiting or wanted
+async def on_servers(servers: Servers, kind: str, wanted: int, *, workers: int = 1) -> Shift:
+    """Measure ``workers`` processes of Limner until ``wanted`` are done."""
     with tempfile.TemporaryDirectory(prefix="limner-bench-") as folder:
         path = shared_file(Path(folder)) if workers > 1 else ""
         async with servers.place() as place:
@@ -35,24 +32,27 @@ async def on_servers(
                 "database_url": place.database_url,
                 "broker_url": place.broker_url,
             }
-            await call(stock.fill, **urls, kind=kind, wanted=stocked)
+            await call(stock.fill, **urls, kind=kind, wanted=wanted)
             given = {**urls, "kind": kind, "wanted": wanted, "count_path": path}
             calls = [Call(worker.consume, {**given, "slot": n}) for n in range(workers)]
             done = await shift(calls, servers)
-            await call(worker.check, **urls, kind=kind, wanted=wanted, left=stocked - wanted)
+            await call(worker.check, **urls, kind=kind, wanted=wanted)
     return done
 
 
-async def embedded(kind: str, wanted: int, *, waiting: int = 0) -> Shift:
-    """Measure one process on SQLite and the embedded broker; it starts with rows in the outbox."""
-    stocked = waiting or wanted
+async def embedded(kind: str, wanted: int, *, in_memory: bool = True) -> Shift:
+    """Measure one process on SQLite and the embedded broker.
+
+    What waits are rows of the outbox; ``in_memory`` says whether the broker has as many of them as
+    it takes when the measurement begins.
+    """
     async with home() as folder:
         urls: dict[str, Any] = {"database_url": f"sqlite://{folder}/limner.db", "broker_url": ""}
-        await call(stock.fill, **urls, kind=kind, wanted=stocked)
-        held = 0 if waiting else min(wanted, QUEUE_LIMIT)
+        await call(stock.fill, **urls, kind=kind, wanted=wanted)
+        held = min(wanted, QUEUE_LIMIT) if in_memory else 0
         given = {**urls, "kind": kind, "wanted": wanted, "waiting": held}
         done = await shift([Call(worker.consume, given)])
-        await call(worker.check, **urls, kind=kind, wanted=wanted, left=stocked - wanted)
+        await call(worker.check, **urls, kind=kind, wanted=wanted)
     return done
 
 

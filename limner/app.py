@@ -363,8 +363,11 @@ async def probe(settings: Settings) -> list[Check]:
                 if pending
                 else Check("schema", "pass", "up to date")
             )
-            if not pending:
-                checks += await health.report(health.probes(ports), settings.home)
+            checks += (
+                await health.report(health.probes(ports), settings.home)
+                if not pending
+                else await health.engines(health.probes(ports))
+            )
             checks += [await _probe_mail(ports), await _probe_model(settings)]
     except LimnerError as error:
         checks.append(Check("engines", "fail", error.detail, "see: python run.py settings"))

@@ -128,6 +128,12 @@ async def _backlog_if_known(limit_s: float) -> list[Check]:
         return []
 
 
+async def engines(probed: Mapping[str, Probe], limit_s: float = ANSWER_LIMIT_S) -> list[Check]:
+    """Give a line for each engine, all looked at together."""
+    looks = (answers(name, probe, MENDS.get(name, ""), limit_s) for name, probe in probed.items())
+    return list(await asyncio.gather(*looks))
+
+
 async def report(
     engines: Mapping[str, Probe], home: Path, limit_s: float = ANSWER_LIMIT_S
 ) -> list[Check]:

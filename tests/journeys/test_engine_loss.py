@@ -1,4 +1,4 @@
-"""The broker or the database goes away and comes back, twice: work waits, and then goes on."""
+"""The broker or the cache goes away and comes back, twice: work waits, and then goes on."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def _engines(request: pytest.FixtureRequest) -> None:
     prepare(ALL_ENGINES, request)
 
 
-@pytest.mark.parametrize("name", ["broker", "database"])
+@pytest.mark.parametrize("name", ["broker", "cache"])
 async def test_a_lost_engine_is_shown_and_work_waits_and_goes_on_by_itself_when_it_is_back(
     name: str, tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""The cache or the object store goes away and comes back, twice: work waits, and then goes on."""
+"""The database or the object store goes away and comes back, twice: work waits, and then goes on."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def _engines(request: pytest.FixtureRequest) -> None:
     prepare(ALL_ENGINES, request)
 
 
-@pytest.mark.parametrize("name", ["cache", "objects"])
+@pytest.mark.parametrize("name", ["database", "objects"])
 async def test_a_lost_engine_is_shown_and_work_waits_and_goes_on_by_itself_when_it_is_back(
     name: str, tmp_path: Path
 ) -> None:

@@ -3,7 +3,7 @@
 Every few seconds it looks for leases that have ended: an effect that was begun and never finished
 becomes ``unknown`` and is reconciled, a job goes back into the queue. It seals the audit chain,
 ends reviews that nobody made, and, by schedule, deletes what has served its time. What the broker
-gave up it puts back once, and then keeps as a dead letter.
+gave up it puts back once, and then keeps as a dead letter; what it lost is rung again.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from limner.actors.submitter.messages import Reconcile as ReconcileTask
 from limner.actors.sweeper.cleaning import Cleaner, Retainer
 from limner.actors.sweeper.drain import Drain
 from limner.actors.sweeper.messages import Clean, Retain
+from limner.actors.sweeper.ringing import Ringer
 from limner.core.actor import Actor, Loop
 from limner.core.errors import LimnerError
 from limner.core.logs import get_logger
@@ -190,5 +191,6 @@ def build(ports: Ports) -> Actor[Clean]:
         loops=(
             Loop("sweeper.sweeps", Sweeper(ports).run),
             Loop("sweeper.drain", Drain(ports).run),
+            Loop("sweeper.ring", Ringer(ports).run),
         ),
     )

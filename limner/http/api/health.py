@@ -112,7 +112,9 @@ async def _measure_queue(call: Call, actor: str) -> None:
         depth = await call.front.broker.depth(actor)
         name = f"limner.{actor}"
         call.front.metrics.queue_depth.labels(name).set(depth.ready)
-        call.front.metrics.queue_oldest_age.labels(name).set(depth.oldest_age_s or 0.0)
+        if depth.oldest_age_s is not None or not depth.ready:
+            # RabbitMQ does not tell; no figure is better than a wrong one.
+            call.front.metrics.queue_oldest_age.labels(name).set(depth.oldest_age_s or 0.0)
 
 
 VERBOSE = Route("GET", "/readyz", report, "Show the report", SCOPE)

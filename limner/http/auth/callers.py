@@ -184,11 +184,12 @@ async def _known(
 
 
 def _asks_for_report(request: web.Request) -> bool:
-    """Whether the request is for one of ``REPORTS``; ``/readyz`` asks who calls if verbose only."""
+    """Whether the request is for one of ``REPORTS``; ``/readyz`` asks who calls if verbose only.
+
+    Another method than theirs matches no route and has no resource.
+    """
     resource = request.match_info.route.resource
-    return request.method in {"GET", "HEAD"} and (
-        resource is not None and resource.canonical in REPORTS
-    )
+    return resource is not None and resource.canonical in REPORTS
 
 
 async def _by_key(front: Front, secret: str, credential: str) -> Caller:
