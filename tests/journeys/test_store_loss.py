@@ -1,4 +1,4 @@
-"""The database or the object store goes away and comes back, twice: work waits, and then goes on."""
+"""The database or the objects go away and come back, twice: work waits, and then goes on."""
 
 from pathlib import Path
 

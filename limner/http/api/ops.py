@@ -1,5 +1,6 @@
 """Operations: which loops run, how full the queues are, and what could not be handled."""
 
+import asyncio
 import base64
 from contextlib import suppress
 from datetime import datetime
@@ -8,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from limner.core.errors import Conflict, EngineUnavailable, NotFound
+from limner.core.health import ANSWER_LIMIT_S
 from limner.http.call import Call
 from limner.http.listing import Listing, Page, page_of, rows_of
 from limner.http.routes import Result, Route
@@ -105,14 +107,15 @@ async def actors(call: Call) -> Result:
 
 async def queues(call: Call) -> Result:
     """Show how full the queues are."""
-    rows = [await _queue(call, actor) for actor in call.front.actors]
-    return QueuesOut(data=rows, outbox_rows=await call.front.outbox.depth())
+    rows = await asyncio.gather(*(_queue(call, actor) for actor in call.front.actors))
+    return QueuesOut(data=list(rows), outbox_rows=await call.front.outbox.depth())
 
 
 async def _queue(call: Call, actor: str) -> QueueOut:
     try:
-        depth = await call.front.broker.depth(actor)
-    except EngineUnavailable:
+        async with asyncio.timeout(ANSWER_LIMIT_S):
+            depth = await call.front.broker.depth(actor)
+    except (EngineUnavailable, TimeoutError):
         return QueueOut(
             name=f"limner.{actor}", actor=actor, ready=None, in_hand=None, oldest_age_s=None
         )

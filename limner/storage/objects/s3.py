@@ -36,6 +36,7 @@ from limner.storage.objects.s3_upload import Hash, cut, put_parts, put_whole
 
 READ_BYTES = 256 * 1024
 PROBE_KEY = "limner-probe"
+WRITABLE_S = 300.0
 TYPE_UNKNOWN = "application/octet-stream"
 
 
@@ -57,6 +58,7 @@ class S3Objects:
     def __init__(self, connection: Connection, clock: Clock) -> None:
         self._connection = connection
         self._clock = clock
+        self._writable_until_s = float("-inf")
 
     async def put(
         self,
@@ -197,14 +199,21 @@ class S3Objects:
             }
 
     async def check(self) -> None:
-        """Find the bucket, and begin and abort an upload: that needs what a put needs."""
+        """Find the bucket and, now and then, begin and abort an upload, which a put needs too.
+
+        Health is looked at every few seconds, and a store counts each request.
+        """
         await self._find_bucket()
+        now_s = self._clock.monotonic()
+        if now_s < self._writable_until_s:
+            return
         answer = await self._connection.call(
             "create_multipart_upload", Key=PROBE_KEY, ContentType=TYPE_UNKNOWN
         )
         await self._connection.call(
             "abort_multipart_upload", Key=PROBE_KEY, UploadId=answer["UploadId"]
         )
+        self._writable_until_s = now_s + WRITABLE_S
 
     async def aclose(self) -> None:
         """Close the connections."""

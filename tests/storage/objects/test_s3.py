@@ -241,6 +241,23 @@ async def test_a_check_leaves_nothing(store: S3Objects, bucket: str, beside: Any
     assert await keys_of(store) == []
 
 
+async def test_a_check_writes_only_now_and_then(
+    store: S3Objects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    call = store._connection.call
+
+    async def counted(operation: str, **given: Any) -> Any:
+        calls.append(operation)
+        return await call(operation, **given)
+
+    monkeypatch.setattr(store._connection, "call", counted)
+    for _ in range(3):
+        await store.check()
+    assert calls.count("create_multipart_upload") == 1
+    assert calls.count("head_bucket") == 3
+
+
 ODD_KEYS = ["...", "a..b", ".hidden", "-", "_", "a./.b", "-_.", "A" * 200, "0/0"]
 
 
