@@ -60,7 +60,7 @@ fi
 pytest=(.venv/bin/python -m pytest -q -n auto --dist loadscope)
 if [ $# -eq 0 ] && command -v mariadbd >/dev/null; then
   echo "Actors and the front over MariaDB:"
-  LIMNER_TEST_DATABASE=mariadb "${pytest[@]}" tests/http tests/actors
+  TESTS_DATABASE=mariadb "${pytest[@]}" tests/http tests/actors
   echo "Everything:"
 fi
 exec "${pytest[@]}" --durations=10 "$@"

@@ -1,6 +1,6 @@
 """The database that tests of actors and of the front run over: SQLite, or by choice MariaDB.
 
-``LIMNER_TEST_DATABASE=mariadb pytest tests/http tests/actors`` runs the same tests over a server.
+``TESTS_DATABASE=mariadb pytest tests/http tests/actors`` runs the same tests over a server.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from limner.core.clock import Clock
 from limner.storage.sql.database import Database
 from tests.contracts import mariadb
 
-CHOICE = "LIMNER_TEST_DATABASE"
+CHOICE = "TESTS_DATABASE"
 
 _used: set[Path] = set()
 
