@@ -169,17 +169,10 @@ class ActorLoop:
         """Take one delivery to its end; give it back if the process stops or an engine is gone."""
         try:
             await patiently(lambda: self.settle(delivery.envelope), self._clock)
-            await self._acknowledge(delivery)
+            await delivery.ack()
         except BaseException:
             await delivery.release()
             raise
-
-    async def _acknowledge(self, delivery: Delivery) -> None:
-        """Say that the message is done with; a broker that has gone away delivers it again."""
-        try:
-            await delivery.ack()
-        except EngineUnavailable as error:
-            log.info("not acknowledged", actor=self._actor.name, error=error.detail)
 
     async def settle(self, envelope: Envelope) -> None:
         """Handle one message and commit what became of it.

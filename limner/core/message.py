@@ -136,6 +136,18 @@ class Envelope:
         return replace(self, attempt=self.attempt + 1)
 
 
+def announced(event: Event, trace_id: str) -> Envelope:
+    """Put an event in its envelope: it is told once and has no row."""
+    return Envelope(
+        message_id=event.id,
+        topic=event.type,
+        body=event.to_bytes(),
+        kind="event",
+        trace_id=trace_id,
+        sent_at=event.at,
+    )
+
+
 def seal(message: Message, *, topic: str | None = None, trace_id: str, now: datetime) -> Envelope:
     """Put a message of our own in a fresh envelope."""
     ident = uuid7_hex()

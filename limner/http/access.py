@@ -9,7 +9,7 @@ import structlog
 from aiohttp import hdrs, web
 
 from limner.core.errors import LimnerError
-from limner.core.ids import uuid7
+from limner.core.ids import uuid7_hex
 from limner.core.logs import get_logger
 from limner.core.message import new_trace_id, trace_id_of
 from limner.http import headers, limits
@@ -32,7 +32,7 @@ UNCOUNTED = ("/livez", "/readyz", "/static/")
 async def trace(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give the request its ids, then log and count what became of it."""
     given = request.headers.get("X-Request-Id", "")
-    request[REQUEST_ID] = given if REQUEST_ID_FORM.fullmatch(given) else uuid7().hex
+    request[REQUEST_ID] = given if REQUEST_ID_FORM.fullmatch(given) else uuid7_hex()
     request[TRACE_ID] = trace_id_of(request.headers.get("traceparent")) or new_trace_id()
     # The connection's task serves many requests; nothing of the one before may stay.
     structlog.contextvars.clear_contextvars()

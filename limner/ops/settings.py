@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel, SecretStr
 
 from limner.core.settings import Loaded, Settings, field_names
-from limner.storage.sql.database import secret_free
+from limner.storage.sql.address import secret_free
 
 MASK = "********"
 

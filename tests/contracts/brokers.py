@@ -5,12 +5,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-from limner.core.broker import Broker
+from limner.core.broker import Broker, Delivery
 from limner.core.brokers.embedded import SUBSCRIBER_LIMIT, EmbeddedBroker
 from limner.core.brokers.rabbit import RabbitBroker
 from limner.core.clock import HeldClock
+from limner.core.ids import uuid7
+from limner.core.message import Envelope
 from tests.contracts.engines import START, Engine
 from tests.engines import missing, shared
 from tests.fakes.broker import DurableBroker
@@ -18,6 +21,10 @@ from tests.fakes.broker import DurableBroker
 QUEUE_LIMIT = 40
 # A quorum queue tells publishers' channels that it is full, and takes what comes until they know.
 OVERSHOOT = 20
+
+
+LIMIT_S = 10.0
+MOMENT_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,38 @@ async def rabbit_broker(_: Path) -> AsyncIterator[BrokerUnderTest]:
     finally:
         await broker.aclose()
         await asyncio.to_thread(server.drop_vhost, url)
+
+
+def command(n: int = 0, topic: str = "echo.say", **other: Any) -> Envelope:
+    """Give a command; ids rise with each."""
+    ident = uuid7().hex
+    body = b'{"n": %d}' % n
+    return Envelope(ident, topic, body, outbox_id=ident, sent_at=START, **other)
+
+
+def event(n: int = 0) -> Envelope:
+    """Give an event."""
+    return command(n, "task.submitted", kind="event")
+
+
+async def coming(deliveries: AsyncIterator[Delivery]) -> Delivery:
+    """Wait for the next delivery, at most ``LIMIT_S``."""
+    return await asyncio.wait_for(anext(deliveries), LIMIT_S)
+
+
+async def nothing_comes(items: AsyncIterator[Any]) -> bool:
+    """Whether nothing more comes within a moment; the wait is cancelled then."""
+    try:
+        await asyncio.wait_for(anext(items), MOMENT_S)
+    except TimeoutError:
+        return True
+    return False
+
+
+async def is_empty(broker: Broker, actor: str = "echo") -> bool:
+    """Whether an actor's queue holds nothing and nobody has anything in hand."""
+    depth = await broker.depth(actor)
+    return (depth.ready, depth.in_hand) == (0, 0)
 
 
 BROKERS: list[Engine[BrokerUnderTest]] = [

@@ -4,18 +4,22 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from limner.core.broker import Broker, Delivery, Outcome
-from limner.core.ids import uuid7
+from limner.core.broker import Broker, Outcome
 from limner.core.message import Envelope
-from tests.contracts.brokers import BROKERS, BrokerUnderTest
-from tests.contracts.engines import START, Engine, each, eventually, prepare
-
-LIMIT_S = 10.0
-MOMENT_S = 0.1
+from tests.contracts.brokers import (
+    BROKERS,
+    LIMIT_S,
+    BrokerUnderTest,
+    coming,
+    command,
+    event,
+    is_empty,
+    nothing_comes,
+)
+from tests.contracts.engines import Engine, each, eventually, prepare
 
 
 @pytest.fixture(params=each(BROKERS))
@@ -31,34 +35,6 @@ async def under_test(
 @pytest.fixture
 def broker(under_test: BrokerUnderTest) -> Broker:
     return under_test.broker
-
-
-def command(n: int = 0, topic: str = "echo.say", **other: Any) -> Envelope:
-    ident = uuid7().hex
-    body = b'{"n": %d}' % n
-    return Envelope(ident, topic, body, outbox_id=ident, sent_at=START, **other)
-
-
-def event(n: int = 0) -> Envelope:
-    return command(n, "task.submitted", kind="event")
-
-
-async def coming(deliveries: AsyncIterator[Delivery]) -> Delivery:
-    return await asyncio.wait_for(anext(deliveries), LIMIT_S)
-
-
-async def nothing_comes(items: AsyncIterator[Any]) -> bool:
-    """Whether nothing more comes within a moment; the wait is cancelled then."""
-    try:
-        await asyncio.wait_for(anext(items), MOMENT_S)
-    except TimeoutError:
-        return True
-    return False
-
-
-async def is_empty(broker: Broker, actor: str = "echo") -> bool:
-    depth = await broker.depth(actor)
-    return (depth.ready, depth.in_hand) == (0, 0)
 
 
 async def test_commands_come_whole_and_in_order(broker: Broker) -> None:

@@ -17,9 +17,9 @@ from limner.actors.generator.painter import Painter as PainterPort
 from limner.actors.ports import Ports
 from limner.actors.status.messages import Check
 from limner.core.errors import EngineUnavailable, LeaseLost, LimnerError, Permanent
-from limner.core.ids import uuid7
+from limner.core.ids import uuid7_hex
 from limner.core.logs import get_logger
-from limner.core.message import Envelope, Event
+from limner.core.message import Envelope, Event, announced
 from limner.core.unit import Commit
 from limner.storage.sql.claims import claim_jobs
 from limner.storage.sql.jobs import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED, Job, claim_weight
@@ -296,18 +296,11 @@ def _announcement(
 ) -> Envelope:
     kind, ident = subject
     event = Event(
-        id=uuid7().hex,
+        id=uuid7_hex(),
         type=name,
         at=now,
         user_id=job.user_id,
         subject={"kind": kind, "id": ident},
         data=dict(data),
     )
-    return Envelope(
-        message_id=event.id,
-        topic=event.type,
-        body=event.to_bytes(),
-        kind="event",
-        trace_id=job.trace_id,
-        sent_at=now,
-    )
+    return announced(event, job.trace_id)

@@ -28,7 +28,7 @@ from limner.core.brokers.rabbit_publisher import Publisher
 from limner.core.clock import Clock
 from limner.core.errors import EngineUnavailable
 from limner.core.failpoints import step
-from limner.core.ids import uuid7
+from limner.core.ids import uuid7_hex
 from limner.core.message import Envelope
 
 PUBLISH_LIMIT_S = 15.0
@@ -172,7 +172,7 @@ class RabbitBroker:
     async def subscribe(self) -> AsyncIterator[AsyncIterator[Envelope]]:
         events = RabbitEvents(SUBSCRIBER_LIMIT, self._read)
         lane = await self._consuming.lane(arrive=events.arrive)
-        queue = f"{topology.EVENTS}.{uuid7().hex}"
+        queue = f"{topology.EVENTS}.{uuid7_hex()}"
         async with self._ending(lane, events):
             with translated("subscribing"):
                 async with asyncio.timeout(ANSWER_LIMIT_S):

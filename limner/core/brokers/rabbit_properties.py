@@ -18,7 +18,7 @@ from pamqp.header import ContentHeader
 from limner.core.broker import DELIVERY_LIMIT
 from limner.core.brokers.rabbit_lane import Arrival
 from limner.core.brokers.rabbit_topology import COMMANDS, EVENTS
-from limner.core.ids import uuid7
+from limner.core.ids import uuid7_hex
 from limner.core.message import BODY_LIMIT_BYTES, Envelope, trace_id_of, traceparent
 
 PERSISTENT = 2
@@ -159,7 +159,7 @@ def _message_id(
         faults.append(("no_message_id", f"the header message_id is {_shown(ident)}"))
     else:
         faults.append(("no_message_id", "neither property nor header message_id is set"))
-    return uuid7().hex
+    return uuid7_hex()
 
 
 def _attempt(headers: Mapping[str, Any], faults: list[Fault]) -> int:

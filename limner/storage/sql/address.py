@@ -78,5 +78,14 @@ def sqlite_path(url: str) -> Path:
     return Path(url.removeprefix("sqlite://").partition("?")[0])
 
 
+def secret_free(url: str) -> str:
+    """Give the URL without its password."""
+    parts = urlsplit(url)
+    if not parts.password:
+        return url
+    host = parts.netloc.rpartition("@")[2]
+    return url.replace(parts.netloc, f"{parts.username or ''}:***@{host}", 1)
+
+
 def _wrong(why: str) -> NotConfigured:
     return NotConfigured(f"LIMNER_DATABASE_URL: {why}. Use {FORM}", code="settings")

@@ -13,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
-from urllib.parse import urlsplit
 
 from tortoise import Tortoise, connections
 from tortoise.backends.base.executor import EXECUTOR_CACHE
@@ -395,12 +394,3 @@ def _config(url: str, dialect: Dialect) -> dict[str, Any]:
         },
         "apps": {APP: app},
     }
-
-
-def secret_free(url: str) -> str:
-    """Give the URL without its password."""
-    parts = urlsplit(url)
-    if not parts.password:
-        return url
-    host = parts.netloc.rpartition("@")[2]
-    return url.replace(parts.netloc, f"{parts.username or ''}:***@{host}", 1)

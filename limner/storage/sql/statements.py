@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from tortoise.exceptions import IntegrityError
 
-from limner.core.ids import derived_id, uuid7
-from limner.core.message import OWN_APP_ID, Envelope
+from limner.core.ids import derived_id, uuid7_hex
+from limner.core.message import OWN_APP_ID, Envelope, announced
 from limner.core.unit import Again, Dead
 from limner.storage.sql.aggregate import STATE_LENGTH
 from limner.storage.sql.changes import ROWS_PER_INSERT, Insert, Statement
@@ -129,7 +129,7 @@ def _outbox_rows(unit: "SqlUnit") -> list[tuple[Any, ...]]:
     rows = [_outbox_row(envelope, after_s) for envelope, after_s in unit.commands]
     if isinstance(unit.fate, Again) and unit.envelope is not None and not unit.moved_on:
         again = unit.envelope.next_attempt()
-        rows.append(_outbox_row(again, unit.fate.after_s, row_id=uuid7().hex))
+        rows.append(_outbox_row(again, unit.fate.after_s, row_id=uuid7_hex()))
     return rows
 
 
@@ -167,14 +167,7 @@ def _grace_s(after_s: float) -> float:
 
 def _event_envelopes(unit: "SqlUnit") -> list[Envelope]:
     return [
-        Envelope(
-            message_id=event.id,
-            topic=event.type,
-            body=event.to_bytes(),
-            kind="event",
-            trace_id=row.trace_id if row is not None else unit.trace_id,
-            sent_at=event.at,
-        )
+        announced(event, row.trace_id if row is not None else unit.trace_id)
         for row, event in unit.events
     ]
 

@@ -15,7 +15,7 @@ from limner.core.broker import Broker
 from limner.core.clock import Clock
 from limner.core.errors import Conflict, EngineUnavailable, Stale
 from limner.core.failpoints import declare, step
-from limner.core.ids import new_id, uuid7
+from limner.core.ids import new_id, uuid7_hex
 from limner.core.logs import get_logger
 from limner.core.message import Envelope, Event, Message, new_trace_id, seal
 from limner.core.unit import Again, Commit, Dead, Step, UnitOfWork
@@ -62,7 +62,7 @@ class SqlUnit:
         self._envelope = envelope
         self._now = now
         self._trace_id = envelope.trace_id if envelope else ""
-        self.key = _inbox_key(consumer, envelope) if envelope else uuid7().hex
+        self.key = _inbox_key(consumer, envelope) if envelope else uuid7_hex()
         self.changes: list[Change] = []
         self.commands: list[tuple[Envelope, float]] = []
         self.events: list[tuple[Aggregate | None, Event]] = []
@@ -152,7 +152,7 @@ class SqlUnit:
         self.commands.append((sealed, after_s))
 
     def send_stored(self, topic: str, body: bytes) -> None:
-        ident = uuid7().hex
+        ident = uuid7_hex()
         stored = Envelope(
             message_id=ident,
             topic=topic,
@@ -220,7 +220,7 @@ class SqlUnit:
         if not row.has_timeline:
             return
         event = Event(
-            id=uuid7().hex,
+            id=uuid7_hex(),
             type=name,
             at=self._now,
             user_id=row.user_id,
@@ -342,7 +342,7 @@ class SqlUnits:
 
     def _state_event(self, unit: SqlUnit, row: Aggregate, state: str) -> Event:
         return Event(
-            id=uuid7().hex,
+            id=uuid7_hex(),
             type=f"{row.kind}.{state}",
             at=unit.now,
             user_id=row.user_id,

@@ -12,13 +12,13 @@ from tortoise.exceptions import DBConnectionError
 
 from limner.core.clock import HeldClock
 from limner.core.errors import EngineUnavailable, NotConfigured
+from limner.storage.sql.address import secret_free
 from limner.storage.sql.database import (
     MODELS,
     NOW,
     Connection,
     Database,
     FromNow,
-    secret_free,
 )
 from limner.storage.sql.faults import Deadlocked
 from tests.contracts.engines import START
