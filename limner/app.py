@@ -27,6 +27,7 @@ from limner.core.llm import ChatModel
 from limner.core.metrics import Metrics
 from limner.core.objects import ObjectStore
 from limner.core.outgoing import Outgoing
+from limner.core.sealing import Sealer
 from limner.core.settings import Settings
 from limner.core.signing import SignedAccess, Signer, derive_key
 from limner.core.supervisor import Supervisor
@@ -170,6 +171,7 @@ async def open_engines(
                 outgoing,
             ),
             signer=signer,
+            sealer=Sealer(derive_key(key, "front")),
             tunables=TunableStore(clock),
             secrets=SecretStore(derive_key(key, "secrets")),
             metrics=metrics,
@@ -263,6 +265,8 @@ class Service:
             signed_objects=self._engines.signed_objects,
             cache=ports.cache,
             signer=ports.signer,
+            sealer=ports.sealer,
+            outgoing=ports.outgoing,
             tunables=ports.tunables,
             secrets=ports.secrets,
             metrics=ports.metrics,

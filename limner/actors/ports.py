@@ -9,6 +9,7 @@ from limner.core.llm import ChatModel
 from limner.core.metrics import Metrics
 from limner.core.objects import ObjectStore
 from limner.core.outgoing import Outgoing
+from limner.core.sealing import Sealer
 from limner.core.settings import Settings
 from limner.core.signing import Signer
 from limner.core.unit import Units
@@ -34,6 +35,7 @@ class Ports:
     outgoing: Outgoing
     llm: ChatModel
     signer: Signer
+    sealer: Sealer
     tunables: TunableStore
     secrets: SecretStore
     metrics: Metrics

@@ -38,6 +38,10 @@ ALIASES = {
     "MINIO_SECRET_KEY": "LIMNER_OBJECTS_SECRET_KEY",
     "SMTP_FROM": "LIMNER_MAIL_FROM",
     "SMTP_URL": "LIMNER_MAIL_URL",
+    "GOOGLE_CLIENT_ID": "LIMNER_OAUTH__GOOGLE_CLIENT_ID",
+    "GOOGLE_CLIENT_SECRET": "LIMNER_OAUTH__GOOGLE_CLIENT_SECRET",
+    "GITHUB_CLIENT_ID": "LIMNER_OAUTH__GITHUB_CLIENT_ID",
+    "GITHUB_CLIENT_SECRET": "LIMNER_OAUTH__GITHUB_CLIENT_SECRET",
 }
 
 
@@ -79,6 +83,24 @@ class HttpSettings(BaseModel):
     cors_origins: Names = Field((), description="Origins that may call the API from a browser")
 
 
+class OAuthSettings(BaseModel):
+    """``LIMNER_OAUTH__*``: where people may sign in by an account of theirs elsewhere."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    google_client_id: str = Field("", description="Client id at Google; empty: not offered")
+    google_client_secret: SecretStr = Field(SecretStr(""), description="Client secret at Google")
+    github_url: str = Field("https://github.com", description="GitHub, or an Enterprise Server")
+    github_client_id: str = Field("", description="Client id at GitHub; empty: not offered")
+    github_client_secret: SecretStr = Field(SecretStr(""), description="Client secret at GitHub")
+    oidc_issuer: str = Field("", description="Any OpenID provider's issuer; empty: not offered")
+    oidc_name: str = Field("OpenID", description="What its button says")
+    oidc_client_id: str = Field("", description="Client id at that provider")
+    oidc_client_secret: SecretStr = Field(
+        SecretStr(""), description="Client secret at that provider; empty for a public client"
+    )
+
+
 class Settings(BaseModel):
     """Everything a process needs to know before it starts; see ``run.py settings``."""
 
@@ -108,6 +130,7 @@ class Settings(BaseModel):
     llm_model: str = Field("", description="Its model")
     generator: GeneratorSettings = GeneratorSettings()
     http: HttpSettings = HttpSettings()
+    oauth: OAuthSettings = OAuthSettings()
     concurrency: int = Field(4, ge=1, le=1000, description="Messages in hand per actor")
     job_timeout_s: Seconds = Field(300, gt=0, description="Time limit of one message")
     max_retries: int = Field(3, ge=0, le=100, description="Attempts after the first")
@@ -167,9 +190,16 @@ def _secret_names() -> set[str]:
     return {
         env
         for env, path in field_names().items()
-        if len(path) == 1
-        and (Settings.model_fields[path[0]].annotation is SecretStr or path[0] in URLS)
+        if path[0] in URLS or _annotation(path) is SecretStr
     }
+
+
+def _annotation(path: tuple[str, ...]) -> Any:
+    """Give the type of the field at a path."""
+    found: Any = Settings
+    for name in path:
+        found = found.model_fields[name].annotation
+    return found
 
 
 def _normal_aliases(values: Mapping[str, str], source: str) -> tuple[dict[str, str], list[str]]:

@@ -62,3 +62,28 @@ class Tunables(BaseModel):
     inline_picture_max_bytes: int = Field(
         5_242_880, ge=0, description="Larger pictures are linked, not put into the mail"
     )
+    rate_limit_account_per_s: float = Field(
+        50, ge=0.1, le=100_000, description="Requests a second of one account"
+    )
+    rate_limit_account_burst: int = Field(
+        200, ge=1, le=1_000_000, description="Requests of one account at once"
+    )
+    rate_limit_anonymous_per_s: float = Field(
+        10, ge=0.1, le=100_000, description="Requests a second of one address without an account"
+    )
+    rate_limit_anonymous_burst: int = Field(
+        50, ge=1, le=1_000_000, description="Requests of one address at once without an account"
+    )
+    login_limit_per_account_per_min: int = Field(
+        10, ge=1, le=100_000, description="Failed sign-ins of one account a minute"
+    )
+    login_limit_per_address_per_min: int = Field(
+        60, ge=1, le=100_000, description="Sign-ins tried from one address a minute"
+    )
+    registration_is_open: bool = Field(True, description="Whether anybody may make an account")
+    session_idle_s: int = Field(
+        1_209_600, ge=300, le=31_536_000, description="A session unused for so long ends"
+    )
+    session_life_s: int = Field(
+        2_592_000, ge=300, le=31_536_000, description="A session ends after so long in any case"
+    )

@@ -136,6 +136,10 @@ class UnitOfWork(Protocol):
         """Write an audit line; the sweeper seals it into the hash chain later."""
         ...
 
+    def forget(self, *idents: str) -> None:
+        """Forget after the commit what this process remembers of rows that a step changes."""
+        ...
+
     def step(self, step: Step) -> None:
         """Run ``step(connection)`` inside the transaction, after the guards: the ledger's hook.
 

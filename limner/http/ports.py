@@ -10,6 +10,8 @@ from limner.core.clock import Clock
 from limner.core.health import Check
 from limner.core.metrics import Metrics
 from limner.core.objects import ObjectStore
+from limner.core.outgoing import Outgoing
+from limner.core.sealing import Sealer
 from limner.core.settings import Settings
 from limner.core.signing import SignedAccess, Signer
 from limner.core.supervisor import LoopStatus
@@ -78,6 +80,8 @@ class Front:
     signed_objects: SignedAccess | None
     cache: Cache
     signer: Signer
+    sealer: Sealer
+    outgoing: Outgoing
     tunables: TunableStore
     secrets: SecretStore
     metrics: Metrics

@@ -19,7 +19,9 @@ from limner.core.health import Check
 from limner.core.ids import new_id
 from limner.core.metrics import Metrics
 from limner.core.objects import ObjectStore
+from limner.core.outgoing import Outgoing
 from limner.core.providers.mapping import ProviderConfig
+from limner.core.sealing import Sealer
 from limner.core.settings import HttpSettings, Settings
 from limner.core.signing import Signer
 from limner.core.supervisor import LoopStatus
@@ -259,8 +261,20 @@ async def staged(
         )
         signer = Signer([SECRET])
         objects = LocalObjects(folder / "objects", signer, configured.base_url, clock)
+        outgoing = Outgoing(clock=clock)
+        stack.push_async_callback(outgoing.aclose)
         front, parts = _front(
-            configured, clock, database, units, outbox, broker, objects, signer, metrics, signed
+            configured,
+            clock,
+            database,
+            units,
+            outbox,
+            broker,
+            objects,
+            signer,
+            metrics,
+            outgoing,
+            signed,
         )
         application = build_application(
             front,
@@ -298,6 +312,7 @@ def _front(
     objects: LocalObjects,
     signer: Signer,
     metrics: Metrics,
+    outgoing: Outgoing,
     signed: bool,
 ) -> tuple[Front, dict[str, Stage]]:
     parts: dict[str, Stage] = {}
@@ -317,6 +332,8 @@ def _front(
         signed_objects=objects if signed else None,
         cache=MemoryCache(clock),
         signer=signer,
+        sealer=Sealer(SECRET[:32]),
+        outgoing=outgoing,
         tunables=TunableStore(clock),
         secrets=SecretStore(SECRET[:32]),
         metrics=metrics,

@@ -20,6 +20,7 @@ from limner.core.clock import Clock, SystemClock
 from limner.core.llm import ChatModel
 from limner.core.metrics import Metrics
 from limner.core.outgoing import Outgoing
+from limner.core.sealing import Sealer
 from limner.core.settings import Settings
 from limner.core.signing import Signer, derive_key
 from limner.storage.cache.memory import MemoryCache
@@ -113,6 +114,7 @@ async def open_ports(
                 outgoing,
                 sleep=llm_sleep,
             ),
+            sealer=Sealer(derive_key(SECRET, "front")),
             signer=signer,
             tunables=TunableStore(clock),
             secrets=SecretStore(derive_key(SECRET, "secrets")),

@@ -26,6 +26,7 @@ from limner.core.llm import ChatModel
 from limner.core.message import Envelope, Message
 from limner.core.metrics import Metrics
 from limner.core.outgoing import Outgoing
+from limner.core.sealing import Sealer
 from limner.core.settings import Settings
 from limner.core.signing import Signer
 from limner.storage.cache.memory import MemoryCache
@@ -266,6 +267,7 @@ async def opened_world(
         outgoing=outgoing,
         llm=ChatModel(None, None, None, outgoing),
         signer=signer,
+        sealer=Sealer(SECRET[:32]),
         tunables=TunableStore(clock),
         secrets=SecretStore(SECRET),
         metrics=metrics,

@@ -25,7 +25,18 @@ SIGN_IN_LINK_S = 30 * 60
 USE_NOTED_EVERY_S = 60.0
 
 ADMIN = "admin"
-USER_SCOPES = frozenset({"sources:read", "sources:write", "tasks:read", "tasks:write"})
+USER_SCOPES = frozenset(
+    {
+        "account:read",
+        "account:write",
+        "generate:read",
+        "generate:write",
+        "sources:read",
+        "sources:write",
+        "tasks:read",
+        "tasks:write",
+    }
+)
 ADMIN_SCOPES = frozenset(
     {
         ADMIN,
@@ -40,6 +51,8 @@ ADMIN_SCOPES = frozenset(
         "settings:write",
         "suppressions:read",
         "suppressions:write",
+        "users:read",
+        "users:write",
     }
 )
 SCOPES = USER_SCOPES | ADMIN_SCOPES
@@ -63,9 +76,24 @@ class User(Aggregate):
     role = fields.CharField(16, default="user")
     plan = fields.CharField(16, default="free")
     is_owner = fields.BooleanField(default=False)
+    password_hash = fields.CharField(255, null=True)
+    verified_at = fields.DatetimeField(null=True)
+    language = fields.CharField(16, default="en")
+    timezone = fields.CharField(64, default="UTC")
+    avatar_key = fields.CharField(255, default="")
+    defaults: dict[str, object] = fields.JSONField(default=dict)
+    last_sign_in_at = fields.DatetimeField(null=True)
+    totp_sealed = fields.BinaryField(null=True)
+    totp_enabled_at = fields.DatetimeField(null=True)
+    totp_last_step = fields.BigIntField(default=0)
 
     class Meta:
         table = "users"
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether the address is known to be theirs."""
+        return self.verified_at is not None
 
 
 class ApiKey(Model):

@@ -30,4 +30,4 @@ class Comment(Aggregate):
     class Meta:
         table = "comments"
         unique_together = (("source_id", "external_id"),)
-        indexes = (("created_at",),)
+        indexes = (("created_at",), ("state", "updated_at"))

@@ -6,7 +6,7 @@ Everything on the hot path is SQL through Tortoise's connections, written once f
 
 import re
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -23,21 +23,29 @@ from limner.core.clock import Clock
 from limner.core.errors import EngineUnavailable, NotConfigured
 from limner.storage.sql.address import MysqlAddress, mysql_address, sqlite_path
 from limner.storage.sql.faults import repeated
+from limner.storage.sql.remembered import LIFE_S, Remembered
 from limner.storage.sql.sqlite import ImmediateSqliteClient, translated
 
 T = TypeVar("T")
 
 MODELS = (
     "accounts",
+    "action_links",
     "audit",
     "comments",
     "deliveries",
+    "idempotency",
+    "identities",
     "jobs",
     "language",
     "mailbox",
     "messaging",
+    "notifications",
     "providers",
+    "recovery_codes",
     "schedules",
+    "sessions",
+    "signing_keys",
     "sources",
     "suppressions",
     "tasks",
@@ -230,6 +238,19 @@ class Database:
         self.config = _config(url, self.dialect)
         self._thread: ImmediateSqliteClient | None = None
         self._server: Any = None
+        self._memories: list[Remembered[Any]] = []
+
+    def memory(self, life_s: float = LIFE_S) -> Remembered[Any]:
+        """Give a memory for what is read; commits of this process keep it true."""
+        memory: Remembered[Any] = Remembered(self.clock, life_s)
+        self._memories.append(memory)
+        return memory
+
+    def forget(self, idents: Iterable[str]) -> None:
+        """Forget what was remembered of these rows, everywhere in this process."""
+        for ident in idents:
+            for memory in self._memories:
+                memory.forget(ident)
 
     @property
     def path(self) -> Path | None:

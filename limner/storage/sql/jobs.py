@@ -61,7 +61,7 @@ class Job(Leased):
 
     class Meta:
         table = "jobs"
-        indexes = (("state", "priority", "created_at"),)
+        indexes = (("state", "priority", "created_at"), ("user_id", "created_at"))
 
 
 def claim_weight(job: Job, now: datetime) -> float:

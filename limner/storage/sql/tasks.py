@@ -61,7 +61,12 @@ class Task(Leased):
 
     class Meta:
         table = "tasks"
-        indexes = (("state", "created_at"), ("created_at",), ("provider_job_id",))
+        indexes = (
+            ("state", "created_at"),
+            ("created_at",),
+            ("provider_job_id",),
+            ("user_id", "created_at"),
+        )
 
     @classmethod
     def ended_states(cls) -> frozenset[str]:

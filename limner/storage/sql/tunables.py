@@ -1,14 +1,11 @@
 """Settings that change while the service runs, their history, and stored secrets."""
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pydantic import ValidationError
 from tortoise import fields
 from tortoise.models import Model
@@ -16,6 +13,7 @@ from tortoise.models import Model
 from limner.core.clock import Clock
 from limner.core.errors import Invalid, NotConfigured
 from limner.core.ids import new_id
+from limner.core.sealing import Sealer
 from limner.core.tunables import Tunables
 from limner.core.unit import Step, UnitOfWork
 from limner.storage.sql.aggregate import ID_LENGTH
@@ -23,7 +21,6 @@ from limner.storage.sql.changes import Insert
 from limner.storage.sql.database import Connection
 
 FRESH_S = 1.0
-NONCE_BYTES = 12
 SECRET_NAME = re.compile(r"^[A-Za-z0-9_.-]{1,64}$")
 REFERENCE = re.compile(r"secret:([A-Za-z0-9_.-]{1,64})")
 
@@ -161,19 +158,14 @@ def _replace(name: str, value: Any, now: datetime, by: str) -> Step:
 
 
 class SecretStore:
-    """Secrets by name, sealed with AES-256-GCM under a key derived from the secret key.
-
-    The name is bound as associated data, so that two sealed values cannot be exchanged
-    (NIST SP 800-38D; the nonce is 96 random bits).
-    """
+    """Secrets by name, sealed under a key derived from the secret key."""
 
     def __init__(self, key: bytes) -> None:
-        self._cipher = AESGCM(key)
+        self._sealer = Sealer(key)
 
     async def put(self, work: UnitOfWork, name: str, value: str, by: str) -> None:
         """Store a secret in ``work``."""
-        nonce = os.urandom(NONCE_BYTES)
-        sealed = nonce + self._cipher.encrypt(nonce, value.encode(), name.encode())
+        sealed = self._sealer.seal(name, value.encode())
         row = StoredSecret(name=name, sealed=sealed, updated_at=work.now, updated_by=by)
 
         async def write(connection: Connection) -> None:
@@ -191,14 +183,12 @@ class SecretStore:
         row = await StoredSecret.get_or_none(name=name)
         if row is None:
             raise NotConfigured(f"there is no secret {name}: PUT /api/settings/secrets/{name}")
-        sealed = bytes(row.sealed)
         try:
-            plain = self._cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], name.encode())
-        except InvalidTag:
+            return self._sealer.open(name, row.sealed).decode()
+        except NotConfigured:
             raise NotConfigured(
                 f"the secret {name} was stored under another secret key; store it again"
             ) from None
-        return plain.decode()
 
     async def names(self) -> list[dict[str, Any]]:
         """Give ``{name, updated_at}`` of all secrets, by name."""

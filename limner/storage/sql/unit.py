@@ -73,6 +73,7 @@ class SqlUnit:
         self.was_early = False
         self.moved_on = False
         self.actor_id = ""
+        self.forgotten: set[str] = set()
 
     @property
     def now(self) -> datetime:
@@ -185,6 +186,15 @@ class SqlUnit:
     def step(self, step: Step) -> None:
         self.changes.append(Run(step))
 
+    def forget(self, *idents: str) -> None:
+        self.forgotten.update(idents)
+
+    def touched(self) -> set[str]:
+        """Give the ids of all rows that this unit may have changed."""
+        rows = [row for change in self.changes if isinstance(change, Insert) for row in change.rows]
+        rows += [change.row for change in self.changes if isinstance(change, Guarded)]
+        return self.forgotten | {str(row.pk) for row in rows}
+
     def retry(self, reason: str, *, after_s: float) -> None:
         self.fate = Again(after_s, reason)
 
@@ -262,6 +272,9 @@ class SqlUnits:
             unit.is_abandoned = True
             await self.discard(unit)
             raise
+        finally:
+            # Also after an error: the answer to a commit may have been lost.
+            self._database.forget(unit.touched())
         if outcome is Commit.DONE:
             await self._offer(self._writer.outgoing(unit))
         return outcome

@@ -1,0 +1,5 @@
+"""The caller's own account."""
+
+from limner.http.routes import Route
+
+ROUTES: list[Route] = []

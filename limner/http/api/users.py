@@ -1,0 +1,5 @@
+"""Accounts, as an administrator sees them."""
+
+from limner.http.routes import Route
+
+ROUTES: list[Route] = []
