@@ -15,7 +15,7 @@ class Session(Model):
     """
 
     WEB: ClassVar[str] = "web"
-    TOKEN: ClassVar[str] = "token"
+    TOKEN: ClassVar[str] = "token"  # noqa: S105 - a kind, no secret
 
     id = fields.CharField(ID_LENGTH, primary_key=True)
     user_id = fields.CharField(ID_LENGTH, db_index=True)
