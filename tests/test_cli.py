@@ -104,7 +104,7 @@ def test_help_lists_every_command(run: CommandLine) -> None:
 def test_migrate_makes_tables_and_owner_once(tmp_path: Path, run: CommandLine) -> None:
     first, second = run("migrate"), run("migrate")
     assert (first.exit_code, second.exit_code) == (0, 0)
-    assert "Applied 1: 0001_initial" in first.stdout
+    assert "Applied 2: 0001_initial, 0002_front" in first.stdout
     assert "up to date" in second.stdout
     assert run.rows("SELECT role, is_owner FROM users") == [("admin", 1)]
 

@@ -39,7 +39,8 @@ class Route:
     ``access`` is ``open``, ``any`` or a scope. ``has_optional_body``: no body means the model's
     defaults. ``is_documented`` is False for pages and files, which are no part of the API;
     ``media`` is the type of an answer that is no JSON. ``has_head`` is False where a HEAD would
-    have an effect or no meaning.
+    have an effect or no meaning. ``is_tagged``: the answer has an ETag; ``waits``: it honours
+    ``Prefer: wait``. ``also`` names the further statuses it may answer with, each with a sentence.
     """
 
     method: str
@@ -56,6 +57,9 @@ class Route:
     has_head: bool = True
     media: str = ""
     is_documented: bool = True
+    is_tagged: bool = False
+    waits: bool = False
+    also: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.access not in {OPEN, ANY} and self.access not in SCOPES:
