@@ -30,6 +30,8 @@ NAMES = (
     "chain",
     "workers",
     "backlog",
+    "streams",
+    "requests",
 )
 BUSY_PERCENT = 15
 OTHERS = "others use % of the processors"

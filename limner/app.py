@@ -12,20 +12,17 @@ from typing import Any
 
 from aiohttp import web
 
+from limner import adapters
 from limner.actors import registry
 from limner.actors.ports import Ports
 from limner.core import failpoints, logs
 from limner.core.actor import Actor, ActorLoop, Loop
-from limner.core.broker import Broker
-from limner.core.brokers.embedded import EmbeddedBroker
-from limner.core.cache import Cache
 from limner.core.clock import Clock, SystemClock
-from limner.core.errors import Conflict, LimnerError, NotConfigured
+from limner.core.errors import Conflict, LimnerError
 from limner.core.health import Check
 from limner.core.keyfile import secret_key
 from limner.core.llm import ChatModel
 from limner.core.metrics import Metrics
-from limner.core.objects import ObjectStore
 from limner.core.outgoing import Outgoing
 from limner.core.sealing import Sealer
 from limner.core.settings import Settings
@@ -64,51 +61,6 @@ class OldSchema(LimnerError):
     """The database's tables are older than this program."""
 
 
-def _broker(settings: Settings, clock: Clock) -> Broker:
-    if settings.broker_url.startswith("embedded:"):
-        return EmbeddedBroker(clock)
-    if settings.broker_url.startswith(("amqp:", "amqps:")):
-        from limner.core.brokers.rabbit import RabbitBroker
-
-        return RabbitBroker(settings.broker_url, clock)
-    raise _unknown("LIMNER_BROKER_URL", settings.broker_url, "embedded:, amqp://…, amqps://…")
-
-
-def _cache(settings: Settings, clock: Clock) -> Cache:
-    if settings.cache_url.startswith("memory:"):
-        from limner.storage.cache.memory import MemoryCache
-
-        return MemoryCache(clock)
-    if settings.cache_url.startswith(("redis:", "rediss:")):
-        from limner.storage.cache.redis import RedisCache
-
-        return RedisCache(settings.cache_url)
-    raise _unknown("LIMNER_CACHE_URL", settings.cache_url, "memory:, redis://…, rediss://…")
-
-
-def _objects(
-    settings: Settings, signer: Signer, clock: Clock
-) -> tuple[ObjectStore, SignedAccess | None]:
-    if settings.objects.startswith("file:"):
-        from limner.storage.objects.local import local_objects
-
-        store = local_objects(settings.objects, signer, settings.base_url, clock)
-        return store, store
-    if settings.objects.startswith("s3:"):
-        from limner.storage.objects.s3 import s3_objects
-
-        access, secret = settings.objects_access_key, settings.objects_secret_key
-        return s3_objects(
-            settings.objects, access.get_secret_value(), secret.get_secret_value()
-        ), None
-    raise _unknown("LIMNER_OBJECTS_URL", settings.objects, "file://FOLDER, s3://BUCKET?…")
-
-
-def _unknown(name: str, url: str, known: str) -> NotConfigured:
-    scheme = url.partition(":")[0]
-    return NotConfigured(f"{name}: {scheme}: has no adapter; known: {known}", code="settings")
-
-
 @dataclass
 class Engines:
     """The open adapters of a process."""
@@ -139,11 +91,11 @@ async def open_engines(
         stack.push_async_callback(database.close)
         if check_schema and await schema.pending(database):
             raise OldSchema("the database needs a migration. Run: python run.py migrate")
-        broker = _broker(settings, clock)
+        broker = adapters.broker(settings, clock)
         stack.push_async_callback(broker.aclose)
-        cache = _cache(settings, clock)
+        cache = adapters.cache(settings, clock)
         stack.push_async_callback(cache.aclose)
-        objects, signed_objects = _objects(settings, signer, clock)
+        objects, signed_objects = adapters.objects(settings, signer, clock)
         stack.push_async_callback(objects.aclose)
         outgoing = Outgoing(
             allow_private_hosts=frozenset(settings.allow_private_hosts),
@@ -172,7 +124,7 @@ async def open_engines(
             ),
             signer=signer,
             sealer=Sealer(derive_key(key, "front")),
-            tunables=TunableStore(clock),
+            tunables=TunableStore(clock, database.memory()),
             secrets=SecretStore(derive_key(key, "secrets")),
             metrics=metrics,
             worker_id=f"{socket.gethostname()}:{os.getpid()}",
@@ -230,14 +182,18 @@ class Service:
             await self._listen()
 
     async def _listen(self) -> None:
+        from limner.http.listener import Bounds, Runner, room
         from limner.http.server import build_application
 
         settings = self._engines.settings
         application = build_application(
             self._front(), messages=registry.messages(), version=version()
         )
-        self._runner = web.AppRunner(
-            application, handle_signals=False, access_log=None, shutdown_timeout=SHUTDOWN_S
+        self._runner = Runner(
+            application,
+            Bounds(connections=room()),
+            handle_signals=False,
+            shutdown_timeout=SHUTDOWN_S,
         )
         await self._runner.setup()
         host, port = settings.http.host, settings.http.port

@@ -233,6 +233,52 @@ def key_create(email: str | None, scopes: str, name: str) -> None:
 
 
 @cli.group()
+def user() -> None:
+    """Make accounts and give roles."""
+
+
+ROLES = click.Choice(["user", "tutor", "admin"])
+
+
+@user.command("create")
+@click.argument("email")
+@click.option("--role", type=ROLES, default="user", show_default=True, help="What they may do.")
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
+@as_json_option
+@_command
+def user_create(email: str, role: str, password_stdin: bool, as_json: bool) -> None:
+    """Make an account for EMAIL, verified; without a password, "forgot" at the sign-in sets one."""
+    from limner.http.auth import passwords
+    from limner.ops import users
+
+    password = _password() if password_stdin else None
+    rules = users.Passwords(passwords.check_new, passwords.hash_password)
+    made = _with_ports(lambda ports: users.create(ports.units, email, role, password, rules))
+    click.echo(json.dumps(made) if as_json else f"Made {made['email']} ({role}): {made['id']}")
+
+
+def _password() -> str:
+    """Read one line from standard input, without its end."""
+    line = sys.stdin.readline(4096).rstrip("\r\n")
+    if not line:
+        raise click.UsageError("there is no password on standard input")
+    return line
+
+
+@user.command("promote")
+@click.argument("email")
+@click.argument("role", type=ROLES)
+@as_json_option
+@_command
+def user_promote(email: str, role: str, as_json: bool) -> None:
+    """Give the account of EMAIL another ROLE; the last administrator stays one."""
+    from limner.ops import users
+
+    now = _with_ports(lambda ports: users.promote(ports.units, email, role))
+    click.echo(json.dumps(now) if as_json else f"{now['email']} is {role}.")
+
+
+@cli.group()
 def dead() -> None:
     """Look at messages that could not be handled, and send or discard them."""
 

@@ -95,6 +95,13 @@ class Conflict(Permanent):
     status = 409
 
 
+class LastAdmin(Permanent):
+    """The last account that may administer the service stays as it is."""
+
+    code = "last_admin"
+    status = 409
+
+
 class Unauthenticated(Permanent):
     """No credential, or one that is not valid."""
 

@@ -13,8 +13,9 @@ from limner.core.ids import uuid7_hex
 from limner.core.logs import get_logger
 from limner.core.message import new_trace_id, trace_id_of
 from limner.http import headers, limits
+from limner.http.auth import csrf
 from limner.http.auth.callers import Caller, identify
-from limner.http.call import CALLER, FRONT, REQUEST_ID, TRACE_ID
+from limner.http.call import CALLER, FAULT, FRONT, REQUEST_ID, TRACE_ID
 from limner.http.pages.errors import error_page
 from limner.http.problems import problem_of, problem_of_bug, problem_of_http
 
@@ -75,6 +76,9 @@ async def mend(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn errors into problem details, or into a page for who came with a browser."""
     make: Callable[[], web.Response]
     try:
+        fault = request.get(FAULT)
+        if fault is not None:
+            raise fault
         return await handler(request)
     except LimnerError as error:
         if error.status >= 500:
@@ -114,5 +118,6 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         structlog.contextvars.bind_contextvars(user_id=caller.user.id)
     await limits.take(front, request, caller)
     headers.refuse_foreign(request, caller)
+    await csrf.check(request)
     answer = headers.preflight(front, request)
     return answer if answer is not None else await handler(request)

@@ -6,6 +6,7 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from limner.core.message import BODY_LIMIT_BYTES, Event, Message
+from limner.http.examples import AT, DIGITS, Examples
 
 REF = "#/components/schemas/{model}"
 EVENTS = {
@@ -15,6 +16,15 @@ EVENTS = {
     "post": "a post has reached a state",
     "schedule": "a schedule has fired",
     "session": "a session was revoked",
+    "notification": "there is something that a person shall know",
+}
+EVENT_EXAMPLE = {
+    "id": DIGITS,
+    "type": "task.emailed",
+    "at": AT,
+    "user_id": f"user_{DIGITS}",
+    "subject": {"kind": "task", "id": f"task_{DIGITS}"},
+    "data": {"state": "emailed"},
 }
 PROPERTIES = {
     "type": "object",
@@ -43,6 +53,7 @@ def document(
         [(message, "validation") for message in described], ref_template=REF
     )
     schemas = whole.get("$defs", {})
+    examples = Examples(schemas)
     channels: dict[str, Any] = {}
     operations: dict[str, Any] = {}
     for message in commands:
@@ -73,12 +84,16 @@ def document(
         "components": {
             "schemas": schemas,
             "messages": {
-                **{_name(message.topic): _message(message, references) for message in commands},
+                **{
+                    _name(message.topic): _message(message, references, examples)
+                    for message in commands
+                },
                 "event": {
                     "name": "event",
                     "summary": "Something has happened",
                     "headers": PROPERTIES,
                     "payload": references[Event, "validation"],
+                    "examples": [{"payload": EVENT_EXAMPLE}],
                 },
             },
         },
@@ -89,12 +104,16 @@ def _name(topic: str) -> str:
     return topic.replace(".", "_")
 
 
-def _message(message: type[Message], references: Any) -> dict[str, Any]:
+def _message(message: type[Message], references: Any, examples: Examples) -> dict[str, Any]:
+    payload = references[message, "validation"]
     return {
         "name": message.topic,
         "summary": (message.__doc__ or "").strip().partition("\n")[0],
         "headers": PROPERTIES,
-        "payload": references[message, "validation"],
+        "payload": payload,
+        "examples": [
+            {"headers": {"message_id": DIGITS}, "payload": examples.of(payload)},
+        ],
         "tags": [{"name": "public" if message.public else "internal"}],
     }
 

@@ -2,13 +2,14 @@
 
 import asyncio
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from aiohttp import web
 from multidict import MultiMapping
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic_core import to_json
 
 from limner.core.errors import Invalid, TooLarge
@@ -18,7 +19,10 @@ from limner.http.problems import BadRequest, TooSlow, WrongType
 LIMIT_BYTES = 1 << 20
 READ_LIMIT_S = 30.0
 INLINE_BYTES = 65_536
+TIME_BEGINS = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")
 JSON_TYPES = frozenset({"application/json"})
+RAW: web.RequestKey[bytes] = web.RequestKey("raw_body", bytes)
+"""The body as it came, for who compares requests."""
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -27,6 +31,17 @@ class Form(BaseModel):
     """What a client may send: a field that is not listed is a fault."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _written(value: object) -> object:
+    """Refuse a number: pydantic would take it for seconds since 1970."""
+    if isinstance(value, str) and TIME_BEGINS.match(value):
+        return value
+    raise ValueError("is not a time by ISO 8601, with a zone")
+
+
+Instant = Annotated[AwareDatetime, BeforeValidator(_written)]
+"""A time in a query: ISO 8601 with its zone."""
 
 
 class Nothing(Form):
@@ -53,7 +68,7 @@ async def read_json(request: web.Request, model: type[M], *, optional: bool = Fa
         BadRequest: no JSON, over 64 levels, or a compressed body.
         Invalid: it does not fit; ``faults`` names all places.
     """
-    raw = await read_raw(request)
+    raw = request[RAW] = await read_raw(request)
     if not raw and optional:
         return model()
     if request.content_type not in JSON_TYPES:

@@ -1,5 +1,7 @@
 """Entity tags: who has seen an object's newest version need not be sent it again (RFC 9110)."""
 
+import hashlib
+
 from aiohttp import hdrs, web
 from aiohttp.helpers import ETag
 from pydantic import BaseModel
@@ -9,13 +11,24 @@ from limner.http.routes import Answer
 
 
 def tagged(
-    call: Call, content: BaseModel, version: object, *, status: int | None = None
+    call: Call, content: BaseModel, version: object = None, *, status: int | None = None
 ) -> Answer | web.Response:
-    """Give the object with a weak tag for its version, or 304 if the client has that one."""
+    """Give the object with a weak tag for its version, or 304 if the client has that one.
+
+    The version of what has no counter of changes is a digest of what is shown.
+    """
+    if version is None:
+        version = digest_of(content)
     tag = f'W/"{version}"'
     if status is None and holds(call.request, str(version)):
         return web.Response(status=304, headers={hdrs.ETAG: tag})
     return Answer(content, status=status, headers={hdrs.ETAG: tag})
+
+
+def digest_of(content: BaseModel) -> str:
+    """Give 128 bits of the SHA-256 of an object as it is shown, as hex digits."""
+    shown = content.model_dump_json(by_alias=True).encode(errors="replace")
+    return hashlib.sha256(shown).hexdigest()[:32]
 
 
 def holds(request: web.Request, version: str) -> bool:

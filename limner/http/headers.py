@@ -9,8 +9,10 @@ from urllib.parse import parse_qsl, urlsplit
 from aiohttp import hdrs, web
 
 from limner.core.errors import Forbidden
+from limner.http.auth import csrf
 from limner.http.auth.callers import Caller
 from limner.http.auth.cookies import is_https
+from limner.http.auth.csrf import SAFE_METHODS
 from limner.http.call import FRONT, REQUEST_ID
 from limner.http.ports import Front
 
@@ -22,17 +24,17 @@ POLICY = (
 SANDBOX_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data: cid:; sandbox"
 MEDIA_POLICY = "default-src 'none'; sandbox"
 HSTS = "max-age=31536000"
-SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 CORS_METHODS = "GET, POST, PUT, PATCH, DELETE"
 CORS_HEADERS = (
     "Authorization, Content-Type, If-None-Match, Idempotency-Key, Last-Event-ID, Prefer, "
     "X-Request-Id, traceparent"
 )
-CORS_EXPOSED = "ETag, Link, Location, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id"
+CORS_EXPOSED = (
+    "ETag, Idempotency-Replayed, Link, Location, RateLimit, RateLimit-Policy, Retry-After, "
+    "X-Request-Id"
+)
 PREFLIGHT_S = 600
 FIRST_ERROR = 400
-NO_STORE_PREFIXES = ("/api/", "/sign-in/", "/r/", "/unsubscribe/", "/tasks", "/mailbox")
-"""Answers below these must not be kept by any cache, whatever their handler says nothing about."""
 
 
 async def secure(request: web.Request, response: web.StreamResponse) -> None:
@@ -42,16 +44,18 @@ async def secure(request: web.Request, response: web.StreamResponse) -> None:
     headers.setdefault("Content-Security-Policy", policy(front))
     headers.setdefault("X-Content-Type-Options", "nosniff")
     headers.setdefault("X-Frame-Options", "DENY")
-    headers.setdefault("Referrer-Policy", "no-referrer")
+    # Not no-referrer: with it browsers send "Origin: null" with our own forms (Fetch, 3.2).
+    headers.setdefault("Referrer-Policy", "same-origin")
     headers.setdefault("Cross-Origin-Opener-Policy", "same-origin")
     headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
     headers.setdefault("Permissions-Policy", "camera=(), geolocation=(), microphone=()")
     if is_https(front):
         headers.setdefault("Strict-Transport-Security", HSTS)
-    if request.path.startswith(NO_STORE_PREFIXES) or response.status >= FIRST_ERROR:
-        headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
+    # What may be kept says so itself; everything else is somebody's own.
+    headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
     headers.setdefault("X-Request-Id", request.get(REQUEST_ID, ""))
     headers.pop(hdrs.SERVER, None)
+    await csrf.remember_visitor(request, response)
     _allow_origin(front, request, response)
 
 
@@ -107,21 +111,29 @@ def preflight(front: Front, request: web.Request) -> web.Response | None:
 
 
 def refuse_foreign(request: web.Request, caller: Caller) -> None:
-    """Refuse a change that another site makes a signed-in browser ask for.
+    """Refuse a change that another site makes a browser ask for, signed in or not.
 
     Browsers say where a request comes from (Sec-Fetch-Site, else Origin); other programs say
-    nothing and hold no cookies of somebody else.
+    nothing and hold no cookies of somebody else. An Authorization header and a signed path are
+    nothing that a browser adds by itself. A configured origin may ask without a cookie.
 
     Raises:
         Forbidden: the request comes from another site.
     """
-    if not caller.by_cookie or request.method in SAFE_METHODS:
+    if request.method in SAFE_METHODS or hdrs.AUTHORIZATION in request.headers:
         return
+    if csrf.is_signed(request) or not _is_foreign(request):
+        return
+    friends = request.app[FRONT].settings.http.cors_origins
+    if not caller.by_cookie and request.headers.get(hdrs.ORIGIN) in friends:
+        return
+    raise Forbidden("this request comes from another site", code="foreign_origin")
+
+
+def _is_foreign(request: web.Request) -> bool:
     site = request.headers.get("Sec-Fetch-Site")
     if site is not None:
-        foreign = site not in {"same-origin", "none"}
-    else:
-        origin = request.headers.get(hdrs.ORIGIN)
-        foreign = origin is not None and urlsplit(origin).netloc != request.host
-    if foreign:
-        raise Forbidden("this request comes from another site", code="foreign_origin")
+        return site not in {"same-origin", "none"}
+    origin = request.headers.get(hdrs.ORIGIN)
+    own = {request.host, urlsplit(request.app[FRONT].settings.base_url).netloc}
+    return origin is not None and urlsplit(origin).netloc not in own

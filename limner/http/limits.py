@@ -1,6 +1,7 @@
 """Rate limits: a token bucket per account, and one per address for everybody else.
 
-The answer's headers follow draft-ietf-httpapi-ratelimit-headers-10.
+The buckets are in the cache, so all fronts that share one count together; an account's keys and
+sessions share the account's. The answer's headers follow draft-ietf-httpapi-ratelimit-headers-10.
 """
 
 import math
@@ -10,15 +11,19 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 from aiohttp import web
 
-from limner.core.cache import Allowance
+from limner.core.cache import Allowance, Cache, gcra
+from limner.core.clock import Clock
 from limner.core.errors import EngineUnavailable, TooMany
 from limner.core.logs import get_logger
+from limner.core.tunables import Tunables
 from limner.http.auth.callers import Caller
 from limner.http.ports import Front
 
 log = get_logger("http")
 
 IPV6_SITE_BITS = 64
+LOOK_AGAIN_S = 1.0
+LOCAL_BUCKETS = 10_000
 ALLOWANCE: web.RequestKey[dict[str, str]] = web.RequestKey("rate_limit", dict)
 
 
@@ -35,30 +40,98 @@ class Rate:
 class Rates:
     """All rate limits of the front."""
 
-    account: Rate = Rate("account", 50, 200)
-    anonymous: Rate = Rate("anonymous", 10, 50)
+    account: Rate
+    anonymous: Rate
+
+    @classmethod
+    def of(cls, tunables: Tunables) -> "Rates":
+        """Give the rates that are set."""
+        return cls(
+            Rate("account", tunables.rate_limit_account_per_s, tunables.rate_limit_account_burst),
+            Rate(
+                "anonymous",
+                tunables.rate_limit_anonymous_per_s,
+                tunables.rate_limit_anonymous_burst,
+            ),
+        )
+
+
+class Buckets:
+    """Token buckets in the cache, or in this process while the cache is away.
+
+    Then each process limits by itself, which is less than all together and more than nothing.
+    While it is away it is asked once in ``LOOK_AGAIN_S`` seconds only, since each call may wait
+    long for its answer.
+
+    Args:
+        cache: shared by all fronts.
+        clock: its monotonic time counts.
+        limit: how many buckets are kept here; the ones longest unused go first.
+    """
+
+    def __init__(self, cache: Cache, clock: Clock, limit: int = LOCAL_BUCKETS) -> None:
+        self._cache = cache
+        self._clock = clock
+        self._limit = limit
+        self._full_at_s: dict[str, float] = {}
+        self._asked_again_at_s: float | None = None
+
+    async def take(self, bucket: str, per_s: float, burst: int) -> Allowance:
+        """Take one unit from a bucket that fills by ``per_s`` up to ``burst``."""
+        now_s = self._clock.monotonic()
+        if self._asked_again_at_s is not None and now_s < self._asked_again_at_s:
+            return self._take_here(bucket, per_s, burst)
+        was_away = self._asked_again_at_s is not None
+        if was_away:
+            # The others need not wait for this look.
+            self._asked_again_at_s = now_s + LOOK_AGAIN_S
+        try:
+            allowance = await self._cache.take(bucket, per_s, burst)
+        except EngineUnavailable as error:
+            if self._asked_again_at_s is None:
+                log.warning("each process limits rates by itself", error=error.detail)
+            self._asked_again_at_s = self._clock.monotonic() + LOOK_AGAIN_S
+            return self._take_here(bucket, per_s, burst)
+        if was_away:
+            log.info("rates are limited together again")
+            self._asked_again_at_s = None
+            self._full_at_s.clear()
+        return allowance
+
+    def _take_here(self, bucket: str, per_s: float, burst: int) -> Allowance:
+        full_at_s, allowance = gcra(
+            self._full_at_s.pop(bucket, 0.0), self._clock.monotonic(), per_s, burst, 1
+        )
+        self._full_at_s[bucket] = full_at_s
+        if len(self._full_at_s) > self._limit:
+            del self._full_at_s[next(iter(self._full_at_s))]
+        return allowance
 
 
 RATES: web.AppKey[Rates] = web.AppKey("rates", Rates)
+"""Rates that count instead of the settings'."""
+BUCKETS: web.AppKey[Buckets] = web.AppKey("buckets", Buckets)
 
 
 async def take(front: Front, request: web.Request, caller: Caller) -> None:
-    """Count one request; a cache that is out of reach limits nobody.
+    """Count one request.
 
     Raises:
         TooMany: with the seconds to wait.
     """
-    rates = request.app[RATES]
+    rates = await _rates(front, request.app)
     rate = rates.account if caller.is_known else rates.anonymous
     whose = caller.id or client_address(front, request)
-    try:
-        allowance = await front.cache.take(f"http:{rate.name}:{whose}", rate.per_s, rate.burst)
-    except EngineUnavailable as error:
-        log.warning("no rate limit: the cache is out of reach", error=error.detail)
-        return
+    bucket = f"http:{rate.name}:{whose}"
+    allowance = await request.app[BUCKETS].take(bucket, rate.per_s, rate.burst)
     request[ALLOWANCE] = _headers(rate, allowance)
     if not allowance.allowed:
         raise TooMany("too many requests", retry_after_s=allowance.retry_after_s)
+
+
+async def _rates(front: Front, application: web.Application) -> Rates:
+    given = application.get(RATES)
+    return given if given is not None else Rates.of(await front.tunables.recent())
 
 
 def _headers(rate: Rate, allowance: Allowance) -> dict[str, str]:

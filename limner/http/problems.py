@@ -52,11 +52,33 @@ class TooSlow(LimnerError):
     status = 408
 
 
+class HeadTooLarge(LimnerError):
+    """The head of the request is larger than this takes (RFC 6585 section 5)."""
+
+    code = "headers_too_large"
+    status = 431
+
+
 class WrongType(LimnerError):
     """The body is of another type than this takes."""
 
     code = "unsupported_media_type"
     status = 415
+
+
+def document(
+    base_url: str, status: int, code: str, detail: str, instance: str, request_id: str
+) -> dict[str, Any]:
+    """Give the members that every problem has."""
+    return {
+        "type": f"{base_url}/docs#problem-{code}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "instance": instance,
+        "code": code,
+        "request_id": request_id,
+    }
 
 
 def problem(
@@ -69,16 +91,8 @@ def problem(
     **more: Any,
 ) -> web.Response:
     """Give the answer for a problem; ``more`` are members of its own (RFC 9457 section 3.2)."""
-    body = {
-        "type": f"{request.app[FRONT].settings.base_url}/docs#problem-{code}",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail,
-        "instance": request.path,
-        "code": code,
-        "request_id": request.get(REQUEST_ID, ""),
-        **more,
-    }
+    base_url, request_id = request.app[FRONT].settings.base_url, request.get(REQUEST_ID, "")
+    body = document(base_url, status, code, detail, request.path, request_id) | more
     return web.Response(
         body=json.dumps(body, ensure_ascii=False).encode(errors="replace"),
         status=status,

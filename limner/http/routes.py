@@ -2,32 +2,27 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from aiohttp import hdrs, web
 from pydantic import BaseModel
 
 from limner.core.errors import Forbidden, Unauthenticated
+from limner.http import idempotency
+from limner.http.answers import Answer, Result, Written
 from limner.http.auth.callers import Caller
 from limner.http.body import Nothing, read_json, read_query
 from limner.http.call import CALLER, FRONT, Call
 from limner.storage.sql.accounts import SCOPES
+
+__all__ = ["ANY", "OPEN", "Answer", "Result", "Route", "authorise", "bound", "register", "respond"]
 
 OPEN = "open"
 ANY = "any"
 """``open`` needs no credential, ``any`` needs one; everything else is a scope."""
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A model with a status of its own, or with headers."""
-
-    content: BaseModel | None
-    status: int | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
-Result = BaseModel | Answer | web.StreamResponse | None
 Handler = Callable[..., Awaitable[Result]]
 
 
@@ -40,7 +35,8 @@ class Route:
     defaults. ``is_documented`` is False for pages and files, which are no part of the API;
     ``media`` is the type of an answer that is no JSON. ``has_head`` is False where a HEAD would
     have an effect or no meaning. ``is_tagged``: the answer has an ETag; ``waits``: it honours
-    ``Prefer: wait``. ``also`` names the further statuses it may answer with, each with a sentence.
+    ``Prefer: wait``. ``creates``: an Idempotency-Key is obeyed, and the handler ends with
+    ``call.answered``. ``also`` names the further statuses it may answer with, each with a sentence.
     """
 
     method: str
@@ -59,6 +55,7 @@ class Route:
     is_documented: bool = True
     is_tagged: bool = False
     waits: bool = False
+    creates: bool = False
     also: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -92,6 +89,8 @@ def bound(route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]
             inputs["body"] = await read_json(request, route.body, optional=optional)
         elif route.method not in {"GET", "HEAD"} and route.reads_body:
             await read_json(request, Nothing, optional=True)
+        if route.creates:
+            return await idempotency.once(call, route.status, partial(route.handler, **inputs))
         return respond(route, await route.handler(call, **inputs))
 
     return handle
@@ -116,13 +115,4 @@ def respond(route: Route, result: Result) -> web.StreamResponse:
     """Give the answer for what a handler gave."""
     if isinstance(result, web.StreamResponse):
         return result
-    if not isinstance(result, Answer):
-        result = Answer(result)
-    status = result.status or route.status
-    if result.content is None:
-        return web.Response(status=status, headers=result.headers)
-    return web.Response(
-        body=result.content.model_dump_json(by_alias=True).encode(errors="replace"),
-        status=status,
-        headers={**result.headers, "Content-Type": "application/json"},
-    )
+    return Written.of(result, route.status).response()

@@ -1,16 +1,18 @@
 """The web front: one application, made of what it is given."""
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from aiohttp import web
 
 from limner.core.message import Message
 from limner.http import access, asyncapi, headers, limits, openapi
 from limner.http.api.descriptions import ASYNCAPI, OPENAPI
+from limner.http.auth import attempts
 from limner.http.body import LIMIT_BYTES
 from limner.http.call import FRONT
-from limner.http.limits import RATES, Rates
+from limner.http.limits import BUCKETS, RATES, Buckets, Rates
+from limner.http.pages.docs import REFERENCE
 from limner.http.ports import Front
 from limner.http.routes import register
 from limner.http.sse import HUB, PING_S, Hub
@@ -19,10 +21,13 @@ from limner.http.table import ROUTES
 
 @dataclass(frozen=True)
 class Options:
-    """What differs between the service and its tests: seconds between pings, and rate limits."""
+    """What differs between the service and its tests: seconds between pings, and rate limits.
+
+    Without ``rates``, those of the settings count.
+    """
 
     ping_s: float = PING_S
-    rates: Rates = field(default_factory=Rates)
+    rates: Rates | None = None
 
 
 def build_application(
@@ -41,12 +46,16 @@ def build_application(
         middlewares=[access.trace, access.mend, access.guard], client_max_size=LIMIT_BYTES
     )
     application[FRONT] = front
-    application[RATES] = options.rates
+    application[BUCKETS] = Buckets(front.cache, front.clock)
+    if options.rates is not None:
+        application[RATES] = options.rates
     application[HUB] = Hub(front, options.ping_s)
     application[OPENAPI] = openapi.document(ROUTES, version, front.settings.base_url)
     application[ASYNCAPI] = asyncapi.document(messages, version)
+    application[REFERENCE] = {}
     application.on_response_prepare.append(headers.secure)
     application.on_response_prepare.append(limits.tell)
+    application.on_response_prepare.append(attempts.tell)
     application.cleanup_ctx.append(_streams)
     application.on_shutdown.append(_end_streams)
     register(application, ROUTES)

@@ -9,116 +9,78 @@ comes back with the number of what it had last.
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 
-from aiohttp import HttpVersion11, web
-from aiohttp_sse import EventSourceResponse
+from aiohttp import web
 
 from limner.core.errors import EngineUnavailable, FailpointReached, Invalid
-from limner.core.failpoints import declare, step
+from limner.core.failpoints import step
 from limner.core.logs import get_logger
 from limner.core.message import Envelope, Event
 from limner.http import frames
-from limner.http.auth.callers import Caller, still_valid
+from limner.http.channels import (
+    KINDS,
+    PROGRESS,
+    Account,
+    Channel,
+    Reader,
+    distribute,
+    missing,
+    to_all,
+)
 from limner.http.ports import Front
-from limner.storage.sql.lines import last_numbers, lines_beyond
-from limner.storage.sql.timeline import TimelineLine
+from limner.http.revocation import Revocation
+from limner.http.seats import Seats
+from limner.http.stream import SSE_WRITE, Stream
+from limner.storage.sql.database import Connection
+from limner.storage.sql.lines import (
+    Line,
+    Place,
+    Wish,
+    by_object,
+    last_numbers,
+    lines_beyond,
+    lines_of,
+    newest_of,
+    settled_id,
+)
 
-SSE_WRITE = declare("sse.write")
 PING_S = 15.0
-BACKLOG_LIMIT_BYTES = 1 << 20
 BATCH = 200
+DIRTY_LIMIT = 20_000
+REPLAY_LINES = 200
+REPLAYS_AT_ONCE = 8
 RETRY_MIN_MS = 1000
 RETRY_MAX_MS = 5000
 RECONNECT_S = 1.0
 GATHER_S = 0.02
-RECHECK_S = 4.0
 
 log = get_logger("sse")
 
 
-class Stream:
-    """One connection. ``position`` is the number of the newest event it was sent."""
-
-    def __init__(
-        self,
-        response: EventSourceResponse,
-        request: web.Request,
-        caller: Caller,
-        position: int,
-    ) -> None:
-        self._response = response
-        self._request = request
-        self.caller = caller
-        self._is_chunked = request.version >= HttpVersion11
-        self.position = position
-        self.is_live = False
-        self.is_ended = False
-
-    @property
-    def backlog_bytes(self) -> int:
-        """What the client has not taken yet."""
-        transport = self._request.transport
-        return 0 if transport is None else transport.get_write_buffer_size()
-
-    def write(self, frame: bytes) -> None:
-        """Hand bytes to the transport; cut the client if it has fallen too far behind."""
-        transport = self._request.transport
-        if self.is_ended or transport is None or transport.is_closing():
-            self.end()
-            return
-        if self.backlog_bytes + len(frame) > BACKLOG_LIMIT_BYTES:
-            log.warning("a client does not read; it is cut", backlog_bytes=self.backlog_bytes)
-            transport.abort()
-            self.end()
-            return
-        # The frame is shared by all connections, so it bypasses the response's own writer, which
-        # has nothing of its own in flight: each write here is one whole chunk.
-        transport.write(b"%x\r\n%b\r\n" % (len(frame), frame) if self._is_chunked else frame)
-
-    def end(self) -> None:
-        """Let the handler finish."""
-        if not self.is_ended:
-            self.is_ended = True
-            self._response.stop_streaming()
-
-
-@dataclass
-class Channel:
-    """One streamed object: who listens, what its live streams were sent, how often it rang."""
-
-    ident: str
-    position: int = 0
-    streams: set[Stream] = field(default_factory=set)
-    waiters: set[asyncio.Event] = field(default_factory=set)
-    progress: bytes = b""
-    rings: int = 0
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether nobody listens."""
-        return not self.streams and not self.waiters
-
-
 class Hub:
-    """All streams of a process; ``run`` keeps them fed until it is cancelled."""
+    """All streams of a process; ``running`` keeps them fed until its block ends."""
 
     def __init__(self, front: Front, ping_s: float = PING_S) -> None:
         self._front = front
         self.ping_s = ping_s
+        self.seats = Seats()
+        self._revocation = Revocation(front, self.seats)
         self._channels: dict[str, Channel] = {}
-        self._dirty: dict[str, None] = {}
+        self._accounts: dict[str, Account] = {}
+        self._dirty: dict[str, str] = {}
+        self._moving: dict[str, Event] = {}
         self._news = asyncio.Event()
+        self._replays = asyncio.Semaphore(REPLAYS_AT_ONCE)
         self.is_closing = False
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Feed the streams while the block runs."""
-        loops = (self._listen, self._feed, self._compare, self._recheck)
+        loops = (self._listen, self._feed, self._ping, self._compare, self._revocation.run)
         tasks = [
-            asyncio.create_task(self._kept(loop), name=f"sse{loop.__name__}") for loop in loops
+            asyncio.create_task(self._kept(loop), name=f"sse_{loop.__name__}") for loop in loops
         ]
         try:
             yield
@@ -142,30 +104,50 @@ class Hub:
     async def close(self) -> None:
         """Tell every client to come back, spread over some seconds, and end the streams."""
         self.is_closing = True
-        for stream in self._streams():
+        for stream in self.seats.streams():
             # Jitter, so that not all come back at once.
             delay_ms = random.randint(RETRY_MIN_MS, RETRY_MAX_MS)  # noqa: S311
             stream.write(frames.retry(delay_ms))
             stream.end()
         for channel in self._channels.values():
-            for waiter in channel.waiters:
-                waiter.set()
+            channel.wake()
 
-    def _streams(self) -> list[Stream]:
-        return [stream for channel in self._channels.values() for stream in channel.streams]
+    @property
+    def _database(self) -> Connection:
+        return self._front.database.read()
 
-    @asynccontextmanager
-    async def joined(self, ident: str, stream: Stream) -> AsyncIterator[None]:
+    @contextmanager
+    def joined(self, ident: str, stream: Stream) -> Iterator[None]:
         """Let a stream have what happens to an object while the block runs."""
         channel = self._channels.setdefault(ident, Channel(ident))
         channel.streams.add(stream)
+        try:
+            with self._counted():
+                yield
+        finally:
+            channel.streams.discard(stream)
+            self._drop_idle(channel)
+
+    @contextmanager
+    def joined_account(self, ident: str, reader: Reader) -> Iterator[None]:
+        """Let a stream have what happens to everything an account owns while the block runs."""
+        account = self._accounts.setdefault(ident, Account(ident))
+        account.readers.add(reader)
+        try:
+            with self._counted():
+                yield
+        finally:
+            account.readers.discard(reader)
+            if not account.readers and self._accounts.get(ident) is account:
+                del self._accounts[ident]
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
         self._front.metrics.sse_connections.inc()
         try:
             yield
         finally:
             self._front.metrics.sse_connections.dec()
-            channel.streams.discard(stream)
-            self._drop_idle(channel)
 
     @asynccontextmanager
     async def awaited(self, ident: str) -> AsyncIterator[asyncio.Event]:
@@ -180,8 +162,8 @@ class Hub:
             self._drop_idle(channel)
 
     def _drop_idle(self, channel: Channel) -> None:
-        if channel.is_idle:
-            self._channels.pop(channel.ident, None)
+        if channel.is_idle and self._channels.get(channel.ident) is channel:
+            del self._channels[channel.ident]
 
     async def catch_up(self, ident: str, stream: Stream) -> None:
         """Send what is stored beyond the stream's position, and from then on what comes.
@@ -192,16 +174,19 @@ class Hub:
         channel = self._channels[ident]
         while not stream.is_ended:
             rings = channel.rings
-            lines, is_whole = await lines_beyond({ident: stream.position})
+            lines, is_whole = await lines_beyond(self._database, [Wish(ident, stream.position)])
             await self._send(stream, lines)
+            if not is_whole:
+                await stream.taken()
             # Nothing is awaited between this look and the stream's turning live.
-            if is_whole and channel.rings == rings:
-                if not any(other.is_live for other in channel.streams):
+            elif channel.rings == rings:
+                if not channel.is_live:
                     channel.position = stream.position
                 stream.is_live = True
                 return
 
-    async def _send(self, stream: Stream, lines: list[TimelineLine]) -> None:
+    @staticmethod
+    async def _send(stream: Stream, lines: list[Line]) -> None:
         shown, ends = frames.through_end(lines)
         for number, frame in frames.frames_of(shown, ends=ends):
             async with step(SSE_WRITE):
@@ -210,10 +195,37 @@ class Hub:
         if ends:
             stream.end()
 
+    async def replay(self, ident: str, reader: Reader, place: Place) -> None:
+        """Send an account's lines from a place on to the newest.
+
+        Raises:
+            EngineUnavailable: the database does not answer.
+        """
+        after, stream = place.after, reader.stream
+        async with self._replays:
+            while not stream.is_ended:
+                lines = await lines_of(self._database, ident, after, REPLAY_LINES)
+                for line in lines:
+                    async with step(SSE_WRITE):
+                        reader.replay(line, place.settled)
+                    after = line.id
+                if len(lines) < REPLAY_LINES:
+                    break
+                await stream.taken()
+        reader.settle(place.settled)
+
+    async def begin(self, ident: str, reader: Reader) -> None:
+        """Let a stream have what comes, and what came since its past was read."""
+        reader.stream.is_live = True
+        # If the database does not answer now, the next ping finds the same.
+        with suppress(EngineUnavailable):
+            await self._look_at([self._accounts[ident]])
+
     async def _listen(self) -> None:
         """Hear what happens; what happened while nobody heard is looked for first."""
         async with self._front.broker.subscribe() as events:
-            self._ring(list(self._channels))
+            self._ring(self._channels)
+            await self._look_at_all()
             async for envelope in events:
                 self._hear(envelope)
 
@@ -223,78 +235,99 @@ class Hub:
         except Invalid:
             log.warning("an event that is none", topic=envelope.topic)
             return
-        channel = self._channels.get(event.subject.get("id", ""))
-        if channel is None:
-            return
-        if event.type.endswith(".progress"):
-            # The latest replaces the one before, if that has not been sent yet.
-            channel.progress = frames.encode("progress", event.data)
-        self._ring([channel.ident])
+        subject, owner, name = event.subject, event.user_id or "", event.type
+        ident, kind = subject.get("id", ""), KINDS.get(subject.get("kind", ""))
+        account = self._accounts.get(owner)
+        if kind is not None and not kind.is_stored:
+            if account is not None:
+                account.tell(event, as_progress=False)
+            self._revocation.hear(event)
+        elif ident in self._channels or (account is not None and kind is not None):
+            if name.endswith(PROGRESS):
+                # The latest replaces the one before, if that has not been sent yet.
+                self._moving[ident] = event
+                self._news.set()
+            else:
+                self._ring((ident,), "" if account is None else owner)
 
-    def _ring(self, idents: Iterable[str]) -> None:
+    def _ring(self, idents: Iterable[str], owner: str = "") -> None:
+        """Have objects looked at, for their own streams and for those of ``owner``, if one."""
         for ident in idents:
-            self._channels[ident].rings += 1
-            self._dirty[ident] = None
+            channel = self._channels.get(ident)
+            if channel is not None:
+                channel.rings += 1
+            elif len(self._dirty) >= DIRTY_LIMIT:
+                # The next comparison finds it.
+                continue
+            self._dirty[ident] = owner or self._dirty.get(ident, "")
             self._news.set()
+
+    def _ring_again(self, batch: dict[str, str]) -> None:
+        for ident, owner in batch.items():
+            self._ring((ident,), owner)
 
     async def _feed(self) -> None:
         """Read and send what is new; while one read runs, the next ones gather."""
         while True:
             await self._news.wait()
             self._news.clear()
-            batch = list(self._dirty)[:BATCH]
+            moving, self._moving = self._moving, {}
+            batch = {ident: self._dirty[ident] for ident in list(self._dirty)[:BATCH]}
             for ident in batch:
                 del self._dirty[ident]
-            if self._dirty:
-                self._news.set()
-            channels = [self._channels[ident] for ident in batch if ident in self._channels]
             try:
-                await self._refresh(channels)
+                await self._refresh(batch)
             except (EngineUnavailable, FailpointReached) as error:
                 log.warning("streams wait", error=error.detail)
                 await asyncio.sleep(RECONNECT_S)
-                self._ring(ident for ident in batch if ident in self._channels)
+                self._ring_again(batch)
+            for ident, event in moving.items():
+                await self._tell(ident, event)
+            if self._dirty:
+                self._news.set()
             # A short pause gathers what comes close together and bounds the number of queries.
-            await asyncio.sleep(GATHER_S)
+            await asyncio.sleep(0 if self._dirty else GATHER_S)
 
-    async def _refresh(self, channels: list[Channel]) -> None:
-        for channel in channels:
-            for waiter in channel.waiters:
-                waiter.set()
-        live = {
-            channel.ident: channel
-            for channel in channels
-            if any(stream.is_live for stream in channel.streams)
-        }
-        if not live:
-            return
-        found: dict[str, list[TimelineLine]] = {ident: [] for ident in live}
-        lines, is_whole = await lines_beyond(
-            {ident: channel.position for ident, channel in live.items()}
-        )
-        for line in lines:
-            found[line.object_id].append(line)
-        for ident, channel in live.items():
-            await self._distribute(channel, found[ident])
-        if not is_whole:
-            self._ring(ident for ident in live if ident in self._channels)
+    async def _refresh(self, batch: dict[str, str]) -> None:
+        """Read what the streams of these objects and accounts lack, and write it to them."""
+        wishes, targets = dict[Wish, None](), dict[str, tuple[Channel | None, list[Reader]]]()
+        for ident, owner in batch.items():
+            channel, account = self._channels.get(ident), self._accounts.get(owner)
+            if channel is not None:
+                channel.wake()
+                if channel.is_live:
+                    wishes[Wish(ident, channel.position)] = None
+                else:
+                    channel = None
+            readers = account.live if account is not None else []
+            for reader in readers:
+                wishes[reader.wish(ident)] = None
+            # Who turns live while we read was not asked for: some lines before ours may be missing.
+            targets[ident] = channel, readers
+        wanted = list(wishes)
+        for start in range(0, len(wanted), BATCH):
+            lines, is_whole = await lines_beyond(self._database, wanted[start : start + BATCH])
+            for ident, its_lines in by_object(lines).items():
+                channel, readers = targets[ident]
+                if channel is not None:
+                    await channel.distribute(its_lines)
+                if readers:
+                    await distribute(readers, its_lines)
+            if not is_whole:
+                self._ring_again(batch)
 
-    async def _distribute(self, channel: Channel, lines: list[TimelineLine]) -> None:
-        """Write to all live streams of an object what they have not had."""
-        shown, ends = frames.through_end(lines)
-        for number, frame in frames.frames_of(shown, ends=ends):
-            async with step(SSE_WRITE):
-                for stream in tuple(channel.streams):
-                    if stream.is_live and stream.position < number:
-                        stream.write(frame)
-                        stream.position = number
-            channel.position = max(channel.position, number)
-        progress, channel.progress = channel.progress, b""
-        for stream in tuple(channel.streams):
-            if ends and stream.is_live:
-                stream.end()
-            elif progress and stream.is_live and not stream.backlog_bytes:
-                stream.write(progress)
+    async def _tell(self, ident: str, event: Event) -> None:
+        channel, account = self._channels.get(ident), self._accounts.get(event.user_id or "")
+        if channel is not None:
+            await channel.tell(event)
+        if account is not None:
+            account.tell(event, as_progress=True)
+
+    async def _ping(self) -> None:
+        """Write one frame to all, so that nobody between us and them gives up a quiet stream."""
+        while True:
+            await asyncio.sleep(self.ping_s)
+            await to_all(self.seats.streams(), frames.PING)
 
     async def _compare(self) -> None:
         """Look at each ping for objects that moved without our hearing of it."""
@@ -302,38 +335,30 @@ class Hub:
             await asyncio.sleep(self.ping_s)
             idents = list(self._channels)
             for start in range(0, len(idents), BATCH):
-                newest = await last_numbers(idents[start : start + BATCH])
-                self._ring(
-                    ident
-                    for ident, number in newest.items()
-                    if ident in self._channels and number > self._channels[ident].position
-                )
+                newest = await last_numbers(self._database, idents[start : start + BATCH])
+                self._ring([one for one, number in newest.items() if self._lags(one, number)])
+            await self._look_at_all()
 
-    async def _recheck(self) -> None:
-        """End the streams of whoever may not be here any more."""
-        while True:
-            await asyncio.sleep(RECHECK_S)
-            streams = self._streams()
-            valid = await still_valid(self._front, {stream.caller for stream in streams})
-            for stream in streams:
-                if stream.caller not in valid:
-                    stream.end()
+    def _lags(self, ident: str, number: int) -> bool:
+        channel = self._channels.get(ident)
+        return channel is not None and number > channel.position
+
+    async def _look_at_all(self) -> None:
+        accounts = list(self._accounts.values())
+        for start in range(0, len(accounts), BATCH):
+            await self._look_at(accounts[start : start + BATCH])
+
+    async def _look_at(self, accounts: Iterable[Account]) -> None:
+        """Find what the streams of accounts lack, whether or not it was heard of."""
+        live = {account.ident: readers for account in accounts if (readers := account.live)}
+        if not live:
+            return
+        # Read before the lines: up to there, they show everything there will ever be.
+        settled = await settled_id(self._database)
+        behind = min(reader.settled for readers in live.values() for reader in readers)
+        newest = await newest_of(self._database, list(live), behind)
+        for owner, readers in live.items():
+            self._ring(missing(readers, newest.get(owner, []), settled), owner)
 
 
 HUB: web.AppKey[Hub] = web.AppKey("hub", Hub)
-
-
-async def prepare(request: web.Request, ping_s: float) -> EventSourceResponse:
-    """Answer with the head of a stream and its reconnection time."""
-    response = EventSourceResponse(ping_interval=ping_s, sep="\n")
-    response.headers["Cache-Control"] = "no-store"
-    await response.prepare(request)
-    async with step(SSE_WRITE):
-        await response.write(frames.retry(frames.RETRY_MS))
-    return response
-
-
-async def finish(response: EventSourceResponse) -> None:
-    """End a stream whose client may be gone."""
-    with suppress(ConnectionResetError, RuntimeError):
-        await response.write_eof()

@@ -32,7 +32,7 @@ from tests.engines.rabbitmq import RabbitServer
 
 RUN_S = 60
 ON_SERVERS = frozenset({"jobs", "chain5", "chain", "workers", "backlog"})
-BOTH = frozenset({"units"})
+BOTH = frozenset({"units", "requests"})
 SHARING = ON_SERVERS - {"workers"}
 """Those that are lent servers, which take seconds to start; one starts its own as a user's does."""
 

@@ -181,7 +181,7 @@ async def test_a_mail_is_seen_and_its_script_is_not_run(stage: Stage, window: Wi
 
 async def test_the_documentation_lists_every_operation(window: Window) -> None:
     await window.open("/docs")
-    operations = window.page.locator(".operation")
+    operations = window.page.locator(".op")
     await expect(operations.first).to_be_visible()
     described = await window.page.evaluate(
         "fetch('/openapi.json').then(a => a.json()).then(d => Object.values(d.paths)"
@@ -194,7 +194,7 @@ async def test_signing_out_ends_it(window: Window) -> None:
     await window.sign_in()
     await expect(window.page.locator("h1")).to_have_text("Tasks")
     await window.page.get_by_role("button", name="Sign out").click()
-    await expect(window.page.locator("h2")).to_have_text("Sign in")
+    await expect(window.page.locator("h1")).to_have_text("Sign in")
     await window.open("/tasks")
     await expect(window.page.locator("h1")).to_have_text("Sign in to see this")
 

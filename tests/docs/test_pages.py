@@ -144,13 +144,20 @@ def test_every_default_that_is_told_is_the_default(page: Path) -> None:
             assert float(told.replace(",", "")) == getattr(Tunables(), name), name
 
 
+def kind_of(path: tuple[str, ...]) -> Any:
+    """Give the type of the setting at a path."""
+    found: Any = Settings
+    for name in path:
+        found = found.model_fields[name].annotation
+    return found
+
+
 def secret_names() -> list[str]:
     """Give the names of the settings that are secrets, or URLs with a password in them."""
     return [
         name
         for name, path in field_names().items()
-        if len(path) == 1
-        and (Settings.model_fields[path[0]].annotation is SecretStr or path[0] in URLS)
+        if path[0] in URLS or kind_of(path) is SecretStr
     ]
 
 

@@ -38,10 +38,16 @@ class RedisServer(Server):
     def fresh_database(self) -> str:
         """Give the URL of an empty database; channels are shared by all of them."""
         number, self._used = self._used % DATABASES, self._used + 1
+        url = f"redis://{HOST}:{self.port}/{number}"
+        self.flush(url)
+        return url
+
+    def flush(self, url: str) -> None:
+        """Empty one database."""
+        number = url.rpartition("/")[2]
         with socket.create_connection((HOST, self.port), 5) as line:
             line.sendall(f"SELECT {number}\r\nFLUSHDB\r\n".encode())
             answer = b""
             while answer.count(b"\r\n") < 2:
                 answer += line.recv(64) or b"-ERR closed\r\n\r\n"
         assert b"-" not in answer, answer
-        return f"redis://{HOST}:{self.port}/{number}"

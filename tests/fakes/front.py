@@ -1,32 +1,37 @@
 """A whole web front over embedded engines, and a client for it; nothing else runs beside it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from aiohttp import ClientResponse, web
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
+from aiohttp.web_runner import BaseRunner
 
 from limner.actors import registry
 from limner.core.brokers.embedded import EmbeddedBroker
 from limner.core.clock import HeldClock
-from limner.core.errors import Invalid
 from limner.core.health import Check
 from limner.core.ids import new_id
 from limner.core.metrics import Metrics
 from limner.core.objects import ObjectStore
 from limner.core.outgoing import Outgoing
-from limner.core.providers.mapping import ProviderConfig
 from limner.core.sealing import Sealer
 from limner.core.settings import HttpSettings, Settings
 from limner.core.signing import Signer
 from limner.core.supervisor import LoopStatus
 from limner.core.unit import UnitOfWork
+from limner.http.auth import cookies, csrf
+from limner.http.auth.callers import Caller
+from limner.http.auth.sessions import TokenPair, begin_token
+from limner.http.call import Call
 from limner.http.limits import Rate, Rates
+from limner.http.listener import Bounds, Runner
 from limner.http.ports import Front
 from limner.http.server import Options, build_application
 from limner.storage.cache.memory import MemoryCache
@@ -35,15 +40,18 @@ from limner.storage.sql.accounts import (
     User,
     create_key,
     create_sign_in_link,
+    digest,
     ensure_owner,
 )
 from limner.storage.sql.comments import Comment
 from limner.storage.sql.database import Database
 from limner.storage.sql.outbox import Outbox
+from limner.storage.sql.sessions import Session
 from limner.storage.sql.tasks import Task
 from limner.storage.sql.tunables import SecretStore, TunableStore
 from limner.storage.sql.unit import SqlUnits
 from tests.fakes import databases
+from tests.fakes.testers import FakeIntent, FakeProviders, validate_source
 
 SECRET = b"a secret of at least thirty-two bytes"
 PLENTY = Rates(Rate("account", 1000, 100_000), Rate("anonymous", 1000, 100_000))
@@ -65,48 +73,17 @@ PROVIDER: dict[str, Any] = {
 }
 
 
-class FakeIntent:
-    """Finds one wish in any text that says draw."""
+class FrontServer(TestServer):
+    """Serves a front as the service does, with its bounds for connections."""
 
-    async def test(self, text: str) -> Mapping[str, Any]:
-        is_wish = "draw" in text
-        return {
-            "verdict": "task" if is_wish else "ignored",
-            "reason": None if is_wish else "no keyword",
-            "confidence": 1.0 if is_wish else 0.0,
-            "decided_by": "rules",
-            "keyword": "draw" if is_wish else None,
-            "denied_by": None,
-            "addresses": [],
-            "email": None,
-            "prompt": text,
-            "kind": "image",
-            "language": "en",
-        }
+    def __init__(
+        self, application: web.Application, bounds: Bounds | None = None, port: int | None = None
+    ) -> None:
+        super().__init__(application, host="127.0.0.1", port=port)
+        self._bounds = bounds
 
-
-class FakeProviders:
-    """Checks mappings as the service does; a trial finds what it was sent."""
-
-    def validate(self, config: Mapping[str, Any]) -> None:
-        ProviderConfig.read(config)
-
-    async def test(self, config: Mapping[str, Any], prompt: str, kind: str) -> Mapping[str, Any]:
-        return {
-            "request": {"url": config["base_url"], "body": {"prompt": prompt, "kind": kind}},
-            "status": 200,
-            "answer": {"id": "1"},
-            "extracted": {"job_id": "1"},
-            "problems": [],
-        }
-
-
-def validate_source(connector: str, options: Mapping[str, Any]) -> None:
-    """Know two connectors; one of them needs a URL."""
-    if connector not in {"demo", "http"}:
-        raise Invalid("the source is not valid", faults=[("/connector", "is not known")])
-    if connector == "http" and "url" not in options:
-        raise Invalid("the source is not valid", faults=[("/options/url", "is missing")])
+    async def _make_runner(self, **kwargs: Any) -> BaseRunner:
+        return Runner(self.app, self._bounds, **kwargs)
 
 
 @dataclass
@@ -147,12 +124,49 @@ class Stage:
         """Give a client with a key of the owner's that may do everything."""
         return await self.client(await self.key("admin"))
 
-    async def signed_in(self) -> TestClient[Any, Any]:
-        """Give a client with the owner's cookie."""
+    async def signed_in(self, user: User | None = None) -> TestClient[Any, Any]:
+        """Give a browser with the cookie of an account (the owner's), and its pages' token."""
         client = await self.client()
-        answer = await client.get(f"/sign-in/{await self.link()}", allow_redirects=False)
+        answer = await client.get(f"/sign-in/{await self.link(user)}", allow_redirects=False)
         assert answer.status == 303, await answer.text()
+        value = client.session.cookie_jar.filter_cookies(client.make_url("/"))
+        cookie = value[cookies.name_of(self.front)].value
+        session = await Session.get(sha256=digest(cookie))
+        client.session.headers[csrf.HEADER] = csrf.token_of(self.front, session.id)
         return client
+
+    async def tokens(self, user: User | None = None) -> TokenPair:
+        """Give access and refresh tokens of an account (the owner's), without a password."""
+        request = make_mocked_request("POST", "/", {"User-Agent": "Stage/1"}, app=self.server.app)
+        call = Call(request, self.front, Caller())
+        work = call.work()
+        pair = await begin_token(call, work, user or self.owner, by="password")
+        await call.commit(work)
+        return pair
+
+    async def bearer(self, user: User | None = None) -> TestClient[Any, Any]:
+        """Give a client with an access token."""
+        return await self.client((await self.tokens(user)).access_token)
+
+    async def beside(self) -> "Stage":
+        """Serve a second front over the same database, with a memory of its own: a process."""
+        database = copy(self.front.database)
+        database._memories = []
+        units = SqlUnits(database, self.front.broker, self.clock, self.front.outbox.offer)
+        front = replace(self.front, database=database, units=units)
+        application = build_application(front, Options(ping_s=PING_S, rates=PLENTY))
+        server = TestServer(application, host="127.0.0.1")
+        await server.start_server(shutdown_timeout=1.0)
+        self.stack.push_async_callback(server.close)
+        return Stage(front, self.clock, server, self.owner, self.stack)
+
+    async def settings(self, **values: Any) -> None:
+        """Change tunables, as an admin would, and have them read."""
+        work = self.front.units.open("test")
+        await self.front.tunables.put(work, values, "test")
+        await self.front.units.commit(work)
+        self.front.tunables.forget()
+        await self.front.tunables.current()
 
     def path(self, url: str) -> str:
         """Give what a client asks for to open an absolute link of ours."""
@@ -160,10 +174,10 @@ class Stage:
         assert url.startswith(base), url
         return url.removeprefix(base)
 
-    async def link(self) -> str:
-        """Make a sign-in link's token for the owner."""
+    async def link(self, user: User | None = None) -> str:
+        """Make a sign-in link's token for an account (the owner's)."""
         work = self.front.units.open("test")
-        token = create_sign_in_link(work, self.owner)
+        token = create_sign_in_link(work, user or self.owner)
         await self.front.units.commit(work)
         return token
 
@@ -229,9 +243,10 @@ async def staged(
     folder: Path,
     clock: HeldClock,
     *,
-    rates: Rates = PLENTY,
+    rates: Rates | None = PLENTY,
     ping_s: float = PING_S,
     signed: bool = True,
+    bounds: Bounds | None = None,
     **settings: Any,
 ) -> AsyncIterator[Stage]:
     """Serve a front on loopback over a copy of a migrated database.
@@ -282,7 +297,7 @@ async def staged(
             messages=registry.messages(),
             version="1.2.3",
         )
-        server = TestServer(application, host="127.0.0.1", port=port)
+        server = FrontServer(application, bounds, port)
         await server.start_server(shutdown_timeout=1.0)
         stack.push_async_callback(server.close)
         owner = await ensure_owner(units)
@@ -334,7 +349,7 @@ def _front(
         signer=signer,
         sealer=Sealer(SECRET[:32]),
         outgoing=outgoing,
-        tunables=TunableStore(clock),
+        tunables=TunableStore(clock, database.memory()),
         secrets=SecretStore(SECRET[:32]),
         metrics=metrics,
         intent=FakeIntent(),

@@ -61,6 +61,14 @@ def test_channels_say_where_messages_go(described: dict[str, Any]) -> None:
     assert (command["name"], event["name"]) == ("limner.commands", "limner.events")
 
 
+def test_every_message_has_an_example_that_is_one(described: dict[str, Any]) -> None:
+    for name, message in described["components"]["messages"].items():
+        whole = {**message["payload"], "components": described["components"]}
+        for example in message["examples"]:
+            Draft202012Validator(whole).validate(example["payload"])
+            assert name == "event" or example["headers"]["message_id"]
+
+
 def test_two_actors_may_have_a_message_of_the_same_name(described: dict[str, Any]) -> None:
     messages = described["components"]["messages"]
     assert messages["mailer_reconcile"]["payload"] != messages["submitter_reconcile"]["payload"]

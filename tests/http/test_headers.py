@@ -29,7 +29,8 @@ def assert_secure(headers: Any, *, https: bool = False) -> None:
     assert "unsafe-inline" not in policy.replace("style-src 'unsafe-inline'", "")
     assert "frame-ancestors 'none'" in policy or "sandbox" in policy
     assert headers["X-Content-Type-Options"] == "nosniff"
-    assert headers["Referrer-Policy"] == "no-referrer"
+    # Browsers send "Origin: null" with our own forms where this is no-referrer.
+    assert headers["Referrer-Policy"] == "same-origin"
     assert headers["Cross-Origin-Opener-Policy"] == "same-origin"
     assert headers["X-Request-Id"]
     assert ("Strict-Transport-Security" in headers) is https
@@ -252,6 +253,38 @@ async def test_another_origin_may_not_call(open_stage: Stage) -> None:
     assert "Access-Control-Allow-Origin" not in answer.headers
     assert answer.headers["Vary"] == "Origin"
     assert (await admin.options("/api/tasks", headers={**foreign, **ASKED})).status == 405
+
+
+async def test_a_configured_origin_may_sign_in_but_never_with_a_cookie(open_stage: Stage) -> None:
+    friend = {"Origin": "https://friend.test", "Sec-Fetch-Site": "cross-site"}
+    body = {"refresh_token": (await open_stage.tokens()).refresh_token}
+    visitor, browser = await open_stage.client(), await open_stage.signed_in()
+    refused = await browser.post("/api/auth/refresh", json=body, headers=friend)
+    assert (refused.status, (await problem(refused))["code"]) == (403, "foreign_origin")
+    assert (await visitor.post("/api/auth/refresh", json=body, headers=friend)).status == 200
+    evil = {**friend, "Origin": "https://evil.test"}
+    assert (await visitor.post("/api/auth/refresh", json=body, headers=evil)).status == 403
+
+
+async def test_behind_a_proxy_our_public_origin_is_our_own(
+    migrated_file: Path, tmp_path: Path, clock: HeldClock
+) -> None:
+    async with staged(migrated_file, tmp_path, clock, public_url="https://x.test") as stage:
+        client, body = await stage.client(), {"refresh_token": "x"}
+        for origin, status in (("https://x.test", 401), ("https://y.test", 403)):
+            headers = {"Origin": origin}
+            answer = await client.post("/api/auth/refresh", json=body, headers=headers)
+            assert answer.status == status
+
+
+async def test_media_of_users_is_served_in_a_sandbox(stage: Stage) -> None:
+    objects = stage.front.objects
+    await objects.put("jobs/a/1-0", b"<svg/>", "image/svg+xml", size_limit_bytes=100)
+    url = await objects.presign("GET", "jobs/a/1-0", 60)
+    answer = await (await stage.client()).get(stage.path(url))
+    assert answer.status == 200
+    assert_secure(answer.headers)
+    assert "sandbox" in answer.headers["Content-Security-Policy"]
 
 
 async def test_by_default_no_other_origin_may_call(stage: Stage) -> None:

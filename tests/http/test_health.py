@@ -16,6 +16,7 @@ from limner.http.auth import callers
 from limner.http.auth.callers import OPS_READ, REPORTS, recent_callers
 from limner.http.table import ROUTES
 from limner.storage.sql.accounts import ApiKey, User, revoke_key
+from limner.storage.sql.remembered import LIFE_S
 from tests.fakes.front import Stage, problem, staged
 
 READ_BY_OPERATORS = ("/healthz", "/readyz?verbose", "/metrics")
@@ -101,7 +102,7 @@ async def test_a_key_as_a_cookie_or_a_cookie_as_a_key_is_not_believed(
     token = next(one.value for one in browser.session.cookie_jar if one.key == "limner_session")
     as_key = await stage.client(token)
     with outage():
-        assert (await as_key.get("/healthz")).status == 503
+        assert (await as_key.get("/healthz")).status == 401
 
 
 async def test_who_lacks_the_scope_is_not_believed_either(stage: Stage, outage: Outage) -> None:
@@ -117,6 +118,8 @@ async def test_who_lacks_the_scope_is_not_believed_either(stage: Stage, outage: 
 async def test_nothing_but_the_reports_is_allowed_that_way(stage: Stage, outage: Outage) -> None:
     admin = await stage.admin()
     assert (await admin.get("/healthz")).status == 200
+    assert (await admin.get("/api/keys")).status == 200
+    stage.clock.advance(LIFE_S)
     with outage():
         for route in ROUTES:
             if route.path in REPORTS or route.access == "open":
@@ -173,15 +176,30 @@ async def test_whom_the_database_has_refused_is_not_believed_afterwards(
 
 
 @pytest.mark.parametrize("outage", ["refuses"], indirect=True)
-async def test_a_session_that_has_ended_or_is_forged_is_refused_without_a_database(
+async def test_a_session_that_was_never_begun_reads_nothing_without_a_database(
     stage: Stage, outage: Outage
 ) -> None:
     browser = await stage.signed_in()
     assert (await browser.get("/healthz")).status == 200
     client = await stage.client()
     with outage():
-        forged = {"Cookie": "limner_session=x.y"}
-        assert (await client.get("/healthz", headers=forged)).status == 401
+        forged = {"Cookie": f"limner_session={'x' * 43}"}
+        assert (await client.get("/healthz", headers=forged)).status == 503
+
+
+@pytest.mark.parametrize("outage", ["refuses"], indirect=True)
+async def test_a_session_that_ends_meanwhile_is_believed_no_longer(
+    stage: Stage, outage: Outage
+) -> None:
+    await stage.settings(session_life_s=300)
+    browser = await stage.signed_in()
+    stage.clock.advance(200)
+    assert (await browser.get("/healthz")).status == 200
+    with outage():
+        stage.clock.advance(99)
+        assert (await browser.get("/healthz")).status == 200
+        stage.clock.advance(1)
+        assert (await browser.get("/healthz")).status == 503
 
 
 async def test_no_credential_is_kept_in_memory(stage: Stage) -> None:

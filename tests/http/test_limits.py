@@ -1,16 +1,30 @@
-"""Rate limits: per account, per address, over proxies, and never because the cache is away."""
+"""Rate limits: per account, per address, over proxies and processes, and without a cache."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import ClientResponse
+from aiohttp.test_utils import TestClient, TestServer
+from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
-from limner.core.cache import Allowance
+from limner.core.cache import Allowance, Cache
 from limner.core.clock import HeldClock
 from limner.core.errors import EngineUnavailable
 from limner.core.settings import HttpSettings
-from limner.http.limits import Rate, Rates
+from limner.core.tunables import Tunables
+from limner.http.limits import LOOK_AGAIN_S, Buckets, Rate, Rates
+from limner.http.server import Options, build_application
+from limner.storage.cache.memory import MemoryCache
+from limner.storage.cache.redis import RedisCache
+from limner.storage.sql.tunables import TunableStore
+from tests.contracts.engines import require
+from tests.engines import missing, shared
 from tests.fakes.front import Stage, problem, staged
 
 RATES = Rates(Rate("account", 1, 3), Rate("anonymous", 0.5, 2))
@@ -93,12 +107,182 @@ async def test_without_a_trusted_proxy_nobody_can_say_who_they_are(
         assert statuses == [200, 200, 429]
 
 
-async def test_a_cache_that_is_out_of_reach_limits_nobody(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def fail(*_: Any) -> Allowance:
-        raise EngineUnavailable("redis is away")
+class LosableCache(MemoryCache):
+    """A cache that can be out of reach; ``asked`` counts how often it was."""
 
-    monkeypatch.setattr(stage.front.cache, "take", fail)
+    is_away = False
+    asked = 0
+
+    async def take(self, bucket: str, rate_per_s: float, burst: int, cost: int = 1) -> Allowance:
+        self.asked += 1
+        if self.is_away:
+            raise EngineUnavailable("redis is away")
+        return await super().take(bucket, rate_per_s, burst, cost)
+
+
+@asynccontextmanager
+async def fronts(
+    stage: Stage, *caches: Cache, rates: Rates | None = RATES
+) -> AsyncIterator[list[TestClient[Any, Any]]]:
+    """Serve one more front over the stage's database for each cache; give a client for each."""
+    async with AsyncExitStack() as stack:
+        clients = []
+        for cache in caches:
+            front = replace(
+                stage.front,
+                cache=cache,
+                tunables=TunableStore(stage.clock, stage.front.database.memory()),
+            )
+            server = TestServer(build_application(front, Options(rates=rates)), host="127.0.0.1")
+            client: TestClient[Any, Any] = TestClient(server)
+            await client.start_server()
+            stack.push_async_callback(client.close)
+            clients.append(client)
+        yield clients
+
+
+async def get(client: TestClient[Any, Any], path: str = "/docs", key: str = "") -> ClientResponse:
+    return await client.get(path, headers={"Authorization": f"Bearer {key}"} if key else {})
+
+
+async def test_two_fronts_with_one_cache_count_together(stage: Stage) -> None:
+    cache = MemoryCache(stage.clock)
+    key, other = await stage.key("admin"), await stage.key("tasks:read")
+    async with fronts(stage, cache, cache) as (one, two):
+        assert [(await get(client)).status for client in (one, two, one, two)] == [
+            *(200, 200),
+            *(429, 429),
+        ]
+        used = [
+            await get(client, "/api/tasks", secret)
+            for client, secret in ((one, key), (two, other), (one, other), (two, key))
+        ]
+        assert [answer.status for answer in used] == [200, 200, 200, 429]
+        assert used[-1].headers["RateLimit"] == '"account";r=0;t=3'
+        assert used[-1].headers["RateLimit-Policy"] == '"account";q=3;w=3'
+        assert used[-1].headers["Retry-After"] == "1"
+
+
+@pytest.mark.real
+async def test_two_fronts_with_one_redis_count_together_and_a_flush_only_fills_the_buckets(
+    stage: Stage,
+) -> None:
+    require("redis", missing.no_redis())
+    url = await asyncio.to_thread(shared.redis().fresh_database)
+    slow = Rates(Rate("account", 0.001, 3), Rate("anonymous", 0.001, 2))
+    async with AsyncExitStack() as stack:
+        caches = [RedisCache(url), RedisCache(url)]
+        for cache in caches:
+            stack.push_async_callback(cache.aclose)
+        one, two = await stack.enter_async_context(fronts(stage, *caches, rates=slow))
+        assert [(await get(client)).status for client in (one, two, one, two)] == [
+            *(200, 200),
+            *(429, 429),
+        ]
+        async with Redis.from_url(url) as line:
+            await line.flushdb()
+        assert [(await get(client)).status for client in (two, one, two)] == [200, 200, 429]
+
+
+async def test_without_its_cache_each_process_limits_by_itself(stage: Stage) -> None:
+    cache = LosableCache(stage.clock)
+    async with fronts(stage, cache, cache) as (one, two):
+        cache.is_away = True
+        with capture_logs() as logs:
+            assert [(await get(one)).status for _ in range(3)] == [200, 200, 429]
+            assert [(await get(two)).status for _ in range(3)] == [200, 200, 429]
+        told = [line for line in logs if line["event"] == "each process limits rates by itself"]
+        assert len(told) == 2
+
+
+async def test_a_cache_that_is_away_is_asked_now_and_then_and_counts_again_when_it_is_back(
+    stage: Stage,
+) -> None:
+    cache = LosableCache(stage.clock)
+    async with fronts(stage, cache) as (client,):
+        cache.is_away = True
+        for _ in range(5):
+            await get(client)
+        assert cache.asked == 1
+        stage.clock.advance(LOOK_AGAIN_S)
+        await get(client)
+        assert cache.asked == 2
+        cache.is_away = False
+        await get(client)
+        assert cache.asked == 2
+        stage.clock.advance(LOOK_AGAIN_S)
+        with capture_logs() as logs:
+            assert [(await get(client)).status for _ in range(3)] == [200, 200, 429]
+        assert "rates are limited together again" in {line["event"] for line in logs}
+        assert cache.asked == 5
+
+
+async def test_buckets_of_a_process_are_bounded(clock: HeldClock) -> None:
+    cache = LosableCache(clock)
+    cache.is_away = True
+    buckets = Buckets(cache, clock, limit=2)
+    for name in ("a", "a", "b", "c"):
+        assert (await buckets.take(name, 0.1, 2)).allowed
+    assert (await buckets.take("a", 0.1, 2)).remaining == 1, "the oldest was forgotten"
+    assert (await buckets.take("c", 0.1, 2)).remaining == 0
+
+
+async def test_the_settings_say_what_the_rates_are(
+    migrated_file: Path, tmp_path: Path, clock: HeldClock
+) -> None:
+    async with staged(migrated_file, tmp_path, clock, rates=None) as stage:
+        admin, nobody = await stage.admin(), await stage.client()
+        first = await nobody.get("/docs")
+        assert first.headers["RateLimit-Policy"] == '"anonymous";q=50;w=5'
+        changes = {"rate_limit_anonymous_per_s": 0.1, "rate_limit_anonymous_burst": 1}
+        assert (await admin.put("/api/settings", json=changes)).status == 200
+        # Nothing has passed since: what is put here counts here at once.
+        assert (await nobody.get("/docs")).headers["RateLimit-Policy"] == '"anonymous";q=1;w=10'
+        assert (await nobody.get("/docs")).status == 429
+
+
+async def test_what_another_process_sets_counts_here_within_three_seconds(stage: Stage) -> None:
+    cache = MemoryCache(stage.clock)
+    async with fronts(stage, cache, rates=None) as (client,):
+        key = await stage.key("admin")
+        await get(client)
+        change = {"rate_limit_account_burst": 7}
+        # As another process does: its commits are no news to the memories of this one.
+        elsewhere = stage.front.database._memories
+        stage.front.database._memories = []
+        admin = await stage.admin()
+        assert (await admin.put("/api/settings", json=change)).status == 200
+        stage.front.database._memories = elsewhere
+        assert "q=200" in (await get(client, "/api/tasks", key)).headers["RateLimit-Policy"]
+        stage.clock.advance(3)
+        assert "q=7" in (await get(client, "/api/tasks", key)).headers["RateLimit-Policy"]
+
+
+async def test_without_a_database_the_rates_that_counted_last_count(
+    migrated_file: Path, tmp_path: Path, clock: HeldClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[int] = []
+
+    async def fail() -> Tunables:
+        reads.append(1)
+        raise EngineUnavailable("away")
+
+    async with staged(migrated_file, tmp_path, clock, rates=None) as stage:
+        client = await stage.client()
+        await client.get("/nothing-here")
+        monkeypatch.setattr(stage.front.tunables, "current", fail)
+        for _ in range(3):
+            assert "q=50" in (await client.get("/nothing-here")).headers["RateLimit-Policy"]
+        assert len(reads) == 1
+        stage.clock.advance(3)
+        await client.get("/nothing-here")
+        assert len(reads) == 2
+
+
+@pytest.mark.parametrize("path", ["/docs", "/nothing-here", "/api/tasks", "/api/nothing"])
+async def test_every_answer_that_was_counted_tells_what_is_left(stage: Stage, path: str) -> None:
     client = await stage.client()
-    assert {(await client.get("/docs")).status for _ in range(5)} == {200}
+    answers = [await client.get(path) for _ in range(3)]
+    assert answers[-1].status == 429
+    for answer in answers:
+        assert {"RateLimit", "RateLimit-Policy"} <= set(answer.headers)

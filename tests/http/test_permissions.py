@@ -1,24 +1,69 @@
 """Who may call what: every route against every kind of caller, and a row for every route."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiohttp.test_utils import TestClient
 
 from limner.core.clock import HeldClock
+from limner.http.auth import csrf
+from limner.http.auth.sessions import end_sessions
 from limner.http.routes import ANY, OPEN, Route
 from limner.http.table import ROUTES
-from limner.storage.sql.accounts import SCOPES, ApiKey, create_key, revoke_key
+from limner.storage.sql.accounts import (
+    ROLE_SCOPES,
+    SCOPES,
+    ApiKey,
+    create_key,
+    revoke_key,
+)
 from tests.fakes.front import Stage, staged
 
 # What each route asks for. A new route without a row here fails the test below.
 TABLE = {
     ("GET", "/sign-in/{token}"): OPEN,
+    ("POST", "/api/auth/register"): OPEN,
+    ("POST", "/api/auth/verify-email"): OPEN,
+    ("POST", "/api/auth/verify-email/resend"): OPEN,
+    ("POST", "/api/auth/login"): OPEN,
+    ("POST", "/api/auth/password/forgot"): OPEN,
+    ("POST", "/api/auth/password/reset"): OPEN,
+    ("POST", "/api/auth/password/change"): "account:write",
+    ("POST", "/api/auth/email/change"): "account:write",
     ("POST", "/api/auth/logout"): ANY,
+    ("POST", "/api/auth/refresh"): OPEN,
+    ("GET", "/.well-known/jwks.json"): OPEN,
+    ("GET", "/api/sessions"): "account:read",
+    ("DELETE", "/api/sessions"): "account:write",
+    ("DELETE", "/api/sessions/{id}"): "account:write",
     ("GET", "/api/keys"): ANY,
     ("POST", "/api/keys"): ANY,
     ("GET", "/api/keys/{id}"): ANY,
     ("DELETE", "/api/keys/{id}"): ANY,
+    ("GET", "/api/me"): ANY,
+    ("PATCH", "/api/me"): "account:write",
+    ("DELETE", "/api/me"): "account:write",
+    ("POST", "/api/me/export"): "account:read",
+    ("POST", "/api/me/totp"): "account:write",
+    ("POST", "/api/me/totp/confirm"): "account:write",
+    ("POST", "/api/me/totp/recovery-codes"): "account:write",
+    ("DELETE", "/api/me/totp"): "account:write",
+    ("GET", "/api/notifications"): "account:read",
+    ("POST", "/api/notifications/read"): "account:write",
+    ("POST", "/api/notifications/read-all"): "account:write",
+    ("GET", "/api/users"): "users:read",
+    ("POST", "/api/users"): "users:write",
+    ("GET", "/api/users/{id}"): "users:read",
+    ("PATCH", "/api/users/{id}"): "users:write",
+    ("DELETE", "/api/users/{id}"): "users:write",
+    ("POST", "/api/erasure"): "admin",
+    ("GET", "/auth/{name}/login"): OPEN,
+    ("GET", "/auth/{name}/callback"): OPEN,
+    ("POST", "/auth/{name}/link"): "account:write",
+    ("GET", "/api/identities"): "account:read",
+    ("DELETE", "/api/identities/{id}"): "account:write",
     ("GET", "/api/sources"): "sources:read",
     ("POST", "/api/sources"): "sources:write",
     ("GET", "/api/sources/{id}"): "sources:read",
@@ -34,6 +79,14 @@ TABLE = {
     ("POST", "/api/tasks/{id}/approve"): "tasks:write",
     ("POST", "/api/tasks/{id}/reject"): "tasks:write",
     ("GET", "/api/tasks/{id}/stream"): "tasks:read",
+    ("GET", "/api/generate/{id}/stream"): "generate:read",
+    ("GET", "/api/stream"): ANY,
+    ("POST", "/api/generate/image"): "generate:write",
+    ("GET", "/api/generate"): "generate:read",
+    ("GET", "/api/generate/{id}"): "generate:read",
+    ("POST", "/api/generate/{id}/cancel"): "generate:write",
+    ("DELETE", "/api/generate/{id}"): "generate:write",
+    ("GET", "/api/models"): "generate:read",
     ("GET", "/api/deliveries"): "tasks:read",
     ("GET", "/api/deliveries/{id}"): "tasks:read",
     ("POST", "/api/deliveries/{id}/resend"): "tasks:write",
@@ -80,6 +133,42 @@ TABLE = {
     ("GET", "/openapi.json"): OPEN,
     ("GET", "/asyncapi.json"): OPEN,
     ("GET", "/"): OPEN,
+    ("GET", "/register"): OPEN,
+    ("POST", "/register"): OPEN,
+    ("GET", "/check-mail"): OPEN,
+    ("POST", "/verify-email/resend"): OPEN,
+    ("GET", "/verify-email"): OPEN,
+    ("POST", "/verify-email"): OPEN,
+    ("GET", "/reset-password"): OPEN,
+    ("POST", "/reset-password"): OPEN,
+    ("GET", "/login"): OPEN,
+    ("POST", "/login"): OPEN,
+    ("POST", "/login/code"): OPEN,
+    ("POST", "/logout"): OPEN,
+    ("GET", "/account"): "account:read",
+    ("POST", "/account"): "account:write",
+    ("POST", "/account/defaults"): "account:write",
+    ("GET", "/account/data"): "account:read",
+    ("POST", "/account/data/export"): "account:read",
+    ("POST", "/account/data/delete"): "account:write",
+    ("GET", "/account/security"): "account:read",
+    ("POST", "/account/security/password"): "account:write",
+    ("POST", "/account/security/password-link"): "account:write",
+    ("POST", "/account/security/email"): "account:write",
+    ("POST", "/account/security/second-factor"): "account:write",
+    ("POST", "/account/security/second-factor/confirm"): "account:write",
+    ("POST", "/account/security/second-factor/codes"): "account:write",
+    ("POST", "/account/security/second-factor/remove"): "account:write",
+    ("POST", "/account/security/identities/{id}/remove"): "account:write",
+    ("GET", "/account/sessions"): "account:read",
+    ("POST", "/account/sessions/end-others"): "account:write",
+    ("POST", "/account/sessions/{id}/end"): "account:write",
+    ("GET", "/account/keys"): "account:read",
+    ("POST", "/account/keys"): "account:write",
+    ("POST", "/account/keys/{id}/revoke"): "account:write",
+    ("GET", "/account/notifications"): "account:read",
+    ("POST", "/account/notifications/read-all"): "account:write",
+    ("POST", "/account/notifications/{id}/read"): "account:write",
     ("GET", "/tasks"): "tasks:read",
     ("GET", "/tasks/{id}"): "tasks:read",
     ("GET", "/mailbox"): "mailbox:read",
@@ -97,8 +186,11 @@ UNSIGNED = {
     ("GET", "/o/{key:.+}"): 403,
     ("PUT", "/o/{key:.+}"): 403,
 }
+# Routes that also want a password or, for an account without one, a fresh sign-in.
+PROVEN = {("DELETE", "/api/me"), ("POST", "/api/me/totp")}
 USER_MAY = {"sources:read", "sources:write", "tasks:read", "tasks:write"}
 REFUSALS = {401, 403}
+Made = Callable[[], Coroutine[Any, Any, TestClient[Any, Any]]]
 
 
 @pytest.fixture
@@ -118,12 +210,15 @@ def path_of(route: Route) -> str:
     return path
 
 
-async def statuses(stage: Stage, key: str | None, *, cookie: bool = False) -> dict[str, int]:
-    """Call every route once and give what came back."""
+async def statuses(
+    stage: Stage, key: str | None, *, cookie: bool = False, by: Made | None = None
+) -> dict[str, int]:
+    """Call every route once and give what came back; ``by`` makes each route's client."""
     found = {}
     for route in ROUTES:
         # A client of its own for each: signing out must not change the next caller.
-        client = await stage.signed_in() if cookie else await stage.client(key)
+        made = by() if by else stage.signed_in() if cookie else stage.client(key)
+        client = await made
         body: dict[str, str] | None = (
             {} if route.reads_body and route.method not in {"GET", "DELETE"} else None
         )
@@ -157,6 +252,8 @@ def expectation(refusal: int | None, scopes: set[str]) -> dict[str, set[int] | N
         name = f"{method} {path}"
         is_allowed = access == OPEN or access in scopes or (access == ANY and refusal != 401)
         expected[name] = None if is_allowed or refusal is None else {refusal}
+        if (method, path) in PROVEN and expected[name] is None:
+            expected[name] = {200, 204, 403, 409}
         if (method, path) in UNSIGNED:
             expected[name] = {401, 403, 404}
     return expected
@@ -217,6 +314,45 @@ async def test_the_scope_admin_contains_every_other(stage: Stage) -> None:
 async def test_the_cookie_of_the_owner_opens_everything(stage: Stage) -> None:
     found = await statuses(stage, None, cookie=True)
     assert_each(found, expectation(None, set(SCOPES)))
+
+
+@pytest.mark.parametrize("role", ["user", "tutor", "admin"])
+@pytest.mark.parametrize("way", ["cookie", "access token"])
+async def test_whoever_signs_in_may_what_their_role_may(stage: Stage, role: str, way: str) -> None:
+    async def made() -> TestClient[Any, Any]:
+        # A fresh sign-in is proof enough to delete the account, so each route has its own.
+        user = await stage.user(role)
+        return await (stage.signed_in(user) if way == "cookie" else stage.bearer(user))
+
+    refusal = None if role == "admin" else 403
+    expected = expectation(refusal, set(ROLE_SCOPES[role]))
+    assert_each(await statuses(stage, None, by=made), expected)
+
+
+async def test_the_access_token_of_a_disabled_account_is_nobody(stage: Stage) -> None:
+    user = await stage.user("admin")
+    token = (await stage.tokens(user)).access_token
+    assert (await (await stage.client(token)).get("/api/settings")).status == 200
+    work = stage.work()
+    work.move(user, expected="active", to="disabled")
+    await stage.front.units.commit(work)
+    assert_each(await statuses(stage, token), expectation(401, set()))
+
+
+async def test_a_revoked_session_is_nobody(stage: Stage) -> None:
+    user = await stage.user("admin")
+    browser, token = await stage.signed_in(user), (await stage.tokens(user)).access_token
+    for client in (browser, await stage.client(token)):
+        assert (await client.get("/api/settings")).status == 200
+    work = stage.work()
+    end_sessions(work, user.id, because="test")
+    await stage.front.units.commit(work)
+    jar = browser.session.cookie_jar
+    cookie = "; ".join(f"{one.key}={one.value}" for one in jar)
+    headers = {"Cookie": cookie, csrf.HEADER: browser.session.headers[csrf.HEADER]}
+    by_cookie = await statuses(stage, None, by=lambda: stage.client(None, **headers))
+    assert_each(by_cookie, expectation(401, set()))
+    assert_each(await statuses(stage, token), expectation(401, set()))
 
 
 async def test_the_role_bounds_what_a_key_can_do(stage: Stage) -> None:

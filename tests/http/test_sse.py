@@ -1,6 +1,7 @@
 """Event streams: replay, snapshot, live news, the end; lost news, slow clients and shutdown."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from limner.core.clock import HeldClock
 from limner.core.errors import EngineUnavailable
 from limner.core.ids import uuid7
 from limner.core.message import Envelope, Event
-from limner.http import sse
+from limner.http import revocation, sse
+from limner.http import stream as connection
 from limner.http.sse import HUB
 from limner.storage.sql import lines as line_reads
 from limner.storage.sql.accounts import ApiKey, revoke_key
@@ -33,7 +35,7 @@ async def stage(migrated_file: Path, tmp_path: Path, clock: HeldClock) -> AsyncI
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sse, "RECONNECT_S", 0.02)
-    monkeypatch.setattr(sse, "RECHECK_S", 0.05)
+    monkeypatch.setattr(revocation, "RECHECK_S", 0.05)
 
 
 async def connect(
@@ -241,8 +243,10 @@ async def test_a_task_whose_history_is_gone_still_ends(stage: Stage) -> None:
     admin = await stage.admin()
     heard = await (await connect(admin, task)).rest()
     assert [one.name for one in heard] == ["snapshot", "done"]
-    assert heard[1].data["state"] == "cancelled"
-    answer = await admin.get(f"/api/tasks/{task.id}/stream", headers={"Last-Event-ID": "1"})
+    assert (heard[1].id, heard[1].data["state"]) == ("4", "cancelled")
+    heard = await (await connect(admin, task, "1")).rest()
+    assert [(one.name, one.id) for one in heard] == [("done", "4")]
+    answer = await admin.get(f"/api/tasks/{task.id}/stream", headers={"Last-Event-ID": "4"})
     assert answer.status == 204
 
 
@@ -315,10 +319,10 @@ async def test_a_loop_that_fails_begins_again(
     await live(stage, task)
     refresh, failures = hub._refresh, [RuntimeError("bug"), EngineUnavailable("away")]
 
-    async def fail_first(channels: Any) -> None:
+    async def fail_first(batch: Any) -> None:
         if failures:
             raise failures.pop()
-        await refresh(channels)
+        await refresh(batch)
 
     monkeypatch.setattr(hub, "_refresh", fail_first)
     await stage.move(task, "extracted", "cancelled")
@@ -358,7 +362,7 @@ async def test_a_replay_that_breaks_ends_the_connection_and_is_taken_up_again(
 async def test_a_client_that_does_not_read_is_cut_and_the_others_go_on(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sse, "BACKLOG_LIMIT_BYTES", 200_000)
+    monkeypatch.setattr(connection, "BACKLOG_LIMIT_BYTES", 200_000)
     task = await stage.task()
     admin = await stage.admin()
     listener = await connect(admin, task)
@@ -394,19 +398,21 @@ async def test_an_old_client_gets_its_stream_without_chunks(stage: Stage) -> Non
     writer.close()
     head, _, content = raw.partition(b"\r\n\r\n")
     assert b"chunked" not in head.lower()
+    content = content.replace(b": ping\n\n", b"")
     assert content.startswith(b"retry: 3000\n\nid: 3\nevent: snapshot\ndata: {")
     assert b"event: done" in content
 
 
 async def test_a_quiet_stream_is_pinged(stage: Stage) -> None:
     task = await stage.task()
+    hub, started = stage.server.app[HUB], time.monotonic()
     listener = await connect(await stage.admin(), task)
-    await live(stage, task)
-    hub = stage.server.app[HUB]
-    await asyncio.sleep(hub.ping_s * 2.5)
+    reading = asyncio.create_task(listener.rest())
+    await until(lambda: listener.pings >= 3)
+    lasted = time.monotonic() - started
+    assert listener.pings <= lasted / hub.ping_s + 1
     await stage.move(task, "cancelled")
-    await listener.rest()
-    assert 2 <= listener.pings <= 4
+    assert [one.name for one in await reading] == ["snapshot", "status", "done"]
 
 
 async def test_a_client_that_leaves_is_forgotten(stage: Stage) -> None:

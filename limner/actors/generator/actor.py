@@ -5,23 +5,21 @@ was paused overwrites nothing, and one that died gives its jobs back.
 """
 
 import asyncio
-import secrets
 
 from limner.actors.generator.batches import Batches
 from limner.actors.generator.messages import Generate, Ring
 from limner.actors.generator.painter import Painter
+from limner.actors.generator.rules import Wanted, model_name
 from limner.actors.generator.studio import Studio
 from limner.actors.ports import Ports
-from limner.actors.submitter.rules import price
 from limner.core.actor import Actor, Loop
 from limner.core.errors import Invalid
-from limner.core.ids import derived_id, new_id
+from limner.core.ids import derived_id
 from limner.core.unit import UnitOfWork
 from limner.storage.sql.accounts import User
-from limner.storage.sql.jobs import QUEUED, Job
+from limner.storage.sql.jobs import create_job
 
 LOOK_S = 5.0
-SEED_BITS = 32
 
 
 class Bell:
@@ -38,6 +36,9 @@ class Bell:
 class Taker:
     """Takes the public command: makes the job under an id derived from the message's."""
 
+    def __init__(self, model: str) -> None:
+        self._model = model
+
     async def handle(self, message: Generate, work: UnitOfWork) -> None:
         """Store the job and ring.
 
@@ -52,36 +53,13 @@ class Taker:
         )
         if user is None or user.state != "active":
             raise Invalid("no such user", faults=[("/user", "is no active account")])
-        ident = new_id("job")
+        ident = None
         if envelope is not None:
             ident = derived_id("job", envelope.app_id, envelope.message_id)
-        video = message.kind == "video"
-        count = 1 if video else message.count
-        job = Job(
-            id=ident,
-            state=QUEUED,
-            user_id=user.id,
-            media=message.kind,
-            prompt=message.prompt,
-            negative_prompt=message.negative_prompt,
-            width=message.width,
-            height=message.height,
-            steps=message.steps,
-            guidance=message.guidance,
-            seed=secrets.randbits(SEED_BITS) if message.seed is None else message.seed,
-            count=count,
-            frames=message.frames if video else 0,
-            fps=message.fps if video else 0,
-            cost=price(
-                message.kind,
-                width=message.width,
-                height=message.height,
-                steps=message.steps,
-                count=count,
-            ),
-        )
-        work.add(job)
-        work.send(Ring(job_id=ident))
+        asked = message.model_dump(exclude={"user", "kind"})
+        wanted = Wanted(media=message.kind, model=self._model, **asked)
+        job = create_job(work, wanted.columns(), user_id=user.id, ident=ident)
+        work.send(Ring(job_id=job.id))
 
 
 def build(ports: Ports, painter: Painter | None = None) -> Actor[Ring]:
@@ -111,7 +89,7 @@ def build(ports: Ports, painter: Painter | None = None) -> Actor[Ring]:
         name="generator",
         inbox=Ring,
         handler=bell,
-        others={Generate: Taker()},
+        others={Generate: Taker(model_name(ports.settings.generator.model))},
         loops=(Loop("generator.claims", claim),),
         close=chosen.aclose,
     )

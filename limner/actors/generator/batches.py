@@ -94,7 +94,8 @@ class Batches:
             waited_s = max(0.0, (now - job.created_at).total_seconds())
             self._ports.metrics.job_wait.labels("generator").observe(waited_s)
         await self._ports.outbox.offer([_event(job, "running", now) for job in jobs])
-        return [Claimed(job, job.token) for job in jobs]
+        # A job that was given back after its owner cancelled it: its first step is its last.
+        return [Claimed(job, job.token, cancelled=job.cancel_requested) for job in jobs]
 
     def _choose(self, queued: list[Job], now: datetime) -> list[Job]:
         """Give the heaviest job and, from the heaviest on, those that are made alike."""

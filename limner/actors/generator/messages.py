@@ -4,6 +4,22 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from limner.actors.generator.rules import (
+    GUIDANCE,
+    SIDE_PX,
+    STEPS,
+    VIDEO_FPS,
+    VIDEO_FRAMES,
+    Count,
+    Frames,
+    FramesPerSecond,
+    Guidance,
+    NegativePrompt,
+    Prompt,
+    Seed,
+    Side,
+    Steps,
+)
 from limner.core.message import Message
 
 
@@ -23,13 +39,13 @@ class Generate(Message):
 
     user: Annotated[str, Field(min_length=1, max_length=320)]
     kind: Literal["image", "video"] = "image"
-    prompt: Annotated[str, Field(min_length=1, max_length=2000)]
-    negative_prompt: Annotated[str, Field(max_length=2000)] = ""
-    width: Annotated[int, Field(ge=64, le=1024, multiple_of=8)] = 256
-    height: Annotated[int, Field(ge=64, le=1024, multiple_of=8)] = 256
-    steps: Annotated[int, Field(ge=1, le=100)] = 8
-    guidance: Annotated[float, Field(ge=0, le=30)] = 2.0
-    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
-    count: Annotated[int, Field(ge=1, le=8)] = 1
-    frames: Annotated[int, Field(ge=2, le=128)] = 16
-    fps: Annotated[int, Field(ge=1, le=60)] = 16
+    prompt: Prompt
+    negative_prompt: NegativePrompt = ""
+    width: Side = SIDE_PX
+    height: Side = SIDE_PX
+    steps: Steps = STEPS
+    guidance: Guidance = GUIDANCE
+    seed: Seed | None = None
+    count: Count = 1
+    frames: Frames = VIDEO_FRAMES
+    fps: FramesPerSecond = VIDEO_FPS

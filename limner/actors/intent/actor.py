@@ -4,6 +4,8 @@ Layer 1 are the rules, which need nothing. Layer 2 is a language model, asked on
 that the rules took for a wish with an address, and only while its monthly budget lasts.
 """
 
+from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 from limner.actors.intent.messages import Read
@@ -13,6 +15,7 @@ from limner.actors.ports import Ports
 from limner.actors.submitter.messages import Submit
 from limner.core.actor import Actor
 from limner.core.clock import Clock
+from limner.core.defaults import with_defaults
 from limner.core.errors import EngineUnavailable, LimnerError, NotFound
 from limner.core.ids import new_id
 from limner.core.llm import ChatModel
@@ -25,8 +28,14 @@ from limner.storage.sql.language import LanguageAnswer, month_of, remember, spen
 from limner.storage.sql.sources import Source
 from limner.storage.sql.tasks import PENDING, PROMPT_LENGTH, Task
 from limner.storage.sql.tunables import TunableStore
+from limner.storage.sql.users import own_defaults
 
 log = get_logger("intent")
+
+COMPILED_LIMIT = 64
+"""Sets of words that rules are kept compiled for: the settings' and those of some owners."""
+
+Words = tuple[tuple[str, ...], tuple[str, ...]]
 
 
 class Reader:
@@ -39,14 +48,17 @@ class Reader:
         self._llm = llm
         self._clock = clock
         self._metrics = metrics
-        self._compiled: tuple[tuple[tuple[str, ...], tuple[str, ...]], Rules] | None = None
+        self._compiled: OrderedDict[Words, Rules] = OrderedDict()
 
-    async def decide(self, text: str, work: UnitOfWork | None) -> tuple[Reading, Decision, str]:
+    async def decide(
+        self, text: str, work: UnitOfWork | None, own: Mapping[str, Any] | None = None
+    ) -> tuple[Reading, Decision, str]:
         """Give what the rules read, the decision, and who made it: ``rules`` or the model's name.
 
-        What the model answered and cost is stored in ``work``, if there is one.
+        What the model answered and cost is stored in ``work``, if there is one. ``own`` are what
+        the owner of the source has chosen in place of the settings.
         """
-        tunables = await self._tunables.current()
+        tunables = with_defaults(await self._tunables.current(), own or {})
         reading = self._rules(tunables).read(text)
         if reading.verdict not in {"task", "needs_review"} or not self._llm.configured:
             return reading, reconcile(reading, None), "rules"
@@ -63,9 +75,11 @@ class Reader:
 
     def _rules(self, tunables: Tunables) -> Rules:
         words = (tunables.keywords, tunables.deny_words)
-        if self._compiled is None or self._compiled[0] != words:
-            self._compiled = (words, Rules(*words))
-        return self._compiled[1]
+        rules = self._compiled.pop(words, None) or Rules(*words)
+        self._compiled[words] = rules
+        if len(self._compiled) > COMPILED_LIMIT:
+            self._compiled.popitem(last=False)
+        return rules
 
     async def _ask(
         self, text: str, tunables: Tunables, work: UnitOfWork | None
@@ -127,7 +141,8 @@ class Intent:
             work.move(task, expected=PENDING, to="extracted", detail="taken on again")
             work.send(Submit(task_id=task.id))
             return
-        reading, decision, decided_by = await self._reader.decide(comment.text, work)
+        own = await own_defaults(comment.user_id)
+        reading, decision, decided_by = await self._reader.decide(comment.text, work, own)
         if decision.verdict in {"ignored", "no_address"} and task is None:
             work.move(
                 comment, expected="new", to=decision.verdict, reason=(decision.reason or "")[:255]

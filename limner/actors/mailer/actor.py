@@ -8,9 +8,10 @@ blindly (RFC 1047; docs/operating.md).
 from dataclasses import dataclass
 from datetime import timedelta
 
+from limner.actors.mailer.accounts import PURPOSE, AccountMailer, LinkMailer, is_refused
 from limner.actors.mailer.letters import Letters
 from limner.actors.mailer.message import address
-from limner.actors.mailer.messages import Deliver, Reconcile, Send
+from limner.actors.mailer.messages import AccountMail, Deliver, LinkWanted, Reconcile, Send
 from limner.actors.mailer.rendering import render_named
 from limner.actors.mailer.transport import Mail, Transport
 from limner.actors.mailer.transports import sender_domain, transport
@@ -68,10 +69,11 @@ class Mailer:
             work.move(delivery, expected="pending", to="failed", error=reason)
             return
         waiting = task if task is not None and task.state in WAITING else None
-        if await is_suppressed(delivery.address):
+        is_of_account = delivery.purpose == PURPOSE
+        if await (is_refused if is_of_account else is_suppressed)(delivery.address):
             self._suppress(delivery, waiting, work)
             return
-        wait_s = await self._wait_for_limit(delivery)
+        wait_s = 0.0 if is_of_account else await self._wait_for_limit(delivery)
         if wait_s > 0:
             self._postpone(delivery, task, wait_s, work)
             return
@@ -191,13 +193,17 @@ class Mailer:
         work.send(Deliver(delivery_id=delivery.id), after_s=wait_s)
 
     async def _wait_for_limit(self, delivery: Delivery) -> float:
-        """Give the seconds until the address is below its limit of mails per day; 0 is now."""
+        """Give the seconds until the address is below its limit of mails per day; 0 is now.
+
+        Mails about an account do not count: anybody can have some of them sent.
+        """
         limit = (await self._post.tunables.current()).mail_per_address_per_day
         now = self._post.clock.now()
         sent = (
             await Delivery.filter(
                 address=delivery.address, sent_at__gt=now - timedelta(seconds=DAY_S)
             )
+            .exclude(purpose=PURPOSE)
             .order_by("-sent_at")
             .offset(limit - 1)
             .limit(1)
@@ -311,12 +317,17 @@ def build(ports: Ports) -> Actor[Deliver]:
         settings.mail_from,
     )
     post = Post(carrier, letters, ports.leases, ports.tunables, ports.clock, ports.metrics, domain)
-    mailer = Mailer(post)
+    mailer, of_accounts = Mailer(post), AccountMailer(domain, ports.metrics)
     return Actor(
         name="mailer",
         inbox=Deliver,
         handler=mailer,
-        others={Reconcile: Reconciler(post, mailer), Send: Sender(domain)},
+        others={
+            Reconcile: Reconciler(post, mailer),
+            AccountMail: of_accounts,
+            LinkWanted: LinkMailer(of_accounts),
+            Send: Sender(domain),
+        },
         max_attempts=MAX_ATTEMPTS,
         backoff=BACKOFF,
         close=carrier.aclose,

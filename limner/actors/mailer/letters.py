@@ -2,11 +2,13 @@
 
 import asyncio
 import io
+from dataclasses import replace
 from datetime import timedelta
 from typing import Literal, cast
 
 from PIL import Image
 
+from limner.actors.mailer.accounts import PURPOSE, account_letter
 from limner.actors.mailer.message import unsubscribe_headers
 from limner.actors.mailer.rendering import Rendered, render_named, render_result
 from limner.actors.mailer.transport import Attachment, Mail
@@ -46,7 +48,11 @@ class Letters:
 
         Raises:
             Invalid: its template or variables do not fit.
+            Permanent: it is about an account, and its link cannot be used any more.
         """
+        if delivery.purpose == PURPOSE:
+            rendered = await account_letter(delivery, self._signer, self._base_url, self._clock)
+            return self._mail(delivery, rendered)
         token = self._signer.token("unsubscribe", {"address": delivery.address})
         unsubscribe_url = f"{self._base_url}/unsubscribe/{token}"
         attachments: tuple[Attachment, ...] = ()
@@ -56,6 +62,10 @@ class Letters:
             rendered = await self._result(task, width_px, unsubscribe_url)
         else:
             rendered = _message(delivery)
+        headers = unsubscribe_headers(unsubscribe_url)
+        return replace(self._mail(delivery, rendered), attachments=attachments, headers=headers)
+
+    def _mail(self, delivery: Delivery, rendered: Rendered) -> Mail:
         return Mail(
             message_id=delivery.message_id,
             sender=self._sender,
@@ -63,8 +73,6 @@ class Letters:
             subject=rendered.subject,
             text=rendered.text,
             html=rendered.html or None,
-            attachments=attachments,
-            headers=unsubscribe_headers(unsubscribe_url),
         )
 
     async def _result(self, task: Task, picture_width_px: int, unsubscribe_url: str) -> Rendered:

@@ -13,6 +13,7 @@ from typing import cast, get_args
 from jinja2 import FileSystemLoader, StrictUndefined, select_autoescape
 from jinja2.sandbox import SandboxedEnvironment
 
+from limner.actors.mailer.account_phrases import ACCOUNT_WORDS, EXPIRY, WHY
 from limner.actors.mailer.phrases import PHRASES, Kind, Language, duration
 from limner.core.errors import Invalid
 
@@ -72,6 +73,26 @@ def render_result(
         unsubscribe_url=_url(unsubscribe_url, "unsubscribe_url"),
         picture_cid=picture_cid,
         width_px=min(picture_width_px, MAX_PICTURE_WIDTH_PX),
+    )
+
+
+def render_account(
+    kind: str, language: Language, *, url: str = "", expires_in_s: int = 0
+) -> Rendered:
+    """Write a mail about an account; ``url`` is the link that works for ``expires_in_s`` seconds.
+
+    Raises:
+        Invalid: a URL that is not ``http`` or ``https``.
+    """
+    words = ACCOUNT_WORDS[kind][language]
+    return _render(
+        "account",
+        language,
+        words.subject,
+        words=words,
+        url=_url(url, "url") if url else "",
+        expiry=EXPIRY[language].format(duration=duration(expires_in_s, language)),
+        why=WHY[language],
     )
 
 

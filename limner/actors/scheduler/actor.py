@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from cronsim import CronSim
 
 from limner.actors.ports import Ports
-from limner.actors.sweeper.messages import Clean, Retain
+from limner.actors.sweeper.messages import Clean, Retain, RotateKeys
 from limner.core.actor import Actor, Loop
 from limner.core.errors import Conflict, Stale
 from limner.core.failpoints import declare, step
@@ -32,6 +32,7 @@ DUE_LIMIT = 100
 STANDING: tuple[tuple[str, str, type[Message]], ...] = (
     ("clean", "23 3 * * *", Clean),
     ("retain", "41 3 * * *", Retain),
+    ("rotate_keys", "7 4 * * 0", RotateKeys),
 )
 
 

@@ -22,7 +22,7 @@ from limner.core.unit import UnitOfWork
 from limner.storage.sql import jobs
 from limner.storage.sql.deliveries import Delivery, create_delivery, message_domain
 from limner.storage.sql.jobs import Job
-from limner.storage.sql.providers import Provider as ProviderRow
+from limner.storage.sql.providers import provider_seen
 from limner.storage.sql.tasks import Task
 
 log = get_logger("status")
@@ -127,7 +127,7 @@ class Status:
         Raises:
             Permanent: there is none, or its mapping or secrets are no longer usable.
         """
-        row = await ProviderRow.found(task.provider_id)
+        row = await provider_seen(self._ports.database, task.provider_id)
         if row is None:
             raise NotConfigured(f"no provider {task.provider}")
         return await open_provider(

@@ -10,13 +10,10 @@ submitted again on a guess.
 from typing import Any
 
 from limner.actors.generator.messages import Ring
+from limner.actors.generator.rules import Wanted, model_name
 from limner.actors.ports import Ports
 from limner.actors.submitter.desk import (
     BACKOFF,
-    SIDE_PX,
-    STEPS,
-    VIDEO_FPS,
-    VIDEO_FRAMES,
     Desk,
     again,
     cost_of,
@@ -27,15 +24,16 @@ from limner.actors.submitter.reconciliation import FIRST_LOOK_S, MAX_ATTEMPTS, R
 from limner.actors.submitter.rules import LOCAL, client_id, seed_of
 from limner.core.actor import Actor
 from limner.core.answers import Limits
+from limner.core.defaults import with_defaults
 from limner.core.errors import Ambiguous, NotFound, Permanent, Transient
-from limner.core.ids import new_id
 from limner.core.logs import get_logger
 from limner.core.provider import Provider
 from limner.core.providers.http import SUBMIT_LIMITS
 from limner.core.unit import UnitOfWork
-from limner.storage.sql.jobs import QUEUED, Job
+from limner.storage.sql.jobs import create_job
 from limner.storage.sql.providers import Provider as ProviderRow
 from limner.storage.sql.tasks import Task
+from limner.storage.sql.users import own_defaults
 
 log = get_logger("submitter")
 
@@ -77,32 +75,24 @@ class Submitter:
         await self._submit_there(task, provider, row.id, work)
 
     async def _provider_name(self, task: Task) -> str:
-        """Give the provider that this round began with, else the one the settings name now."""
+        """Give the provider that this round began with, else the owner's or the settings' one."""
         if task.provider and task.client_id in {"", client_id(task.id, task.round)}:
             return task.provider
-        tunables = await self._desk.ports.tunables.current()
+        own = await own_defaults(task.user_id)
+        tunables = with_defaults(await self._desk.ports.tunables.current(), own)
         return tunables.video_provider if task.media == "video" else tunables.image_provider
 
     def _submit_here(self, task: Task, work: UnitOfWork) -> None:
         """Make a job of our own; all of it is one unit, so that no lease is needed."""
-        video = task.media == "video"
-        job = Job(
-            id=new_id("job"),
-            state=QUEUED,
-            user_id=task.user_id,
-            trace_id=task.trace_id,
+        wanted = Wanted(
             media=task.media,
-            task_id=task.id,
             prompt=task.prompt,
-            width=SIDE_PX,
-            height=SIDE_PX,
-            steps=STEPS,
             seed=seed_of(task.id),
-            frames=VIDEO_FRAMES if video else 0,
-            fps=VIDEO_FPS if video else 0,
-            cost=cost_of(task),
+            model=model_name(self._desk.ports.settings.generator.model),
         )
-        work.add(job)
+        job = create_job(
+            work, wanted.columns(), user_id=task.user_id, task_id=task.id, trace_id=task.trace_id
+        )
         work.move(
             task,
             expected="extracted",

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from limner.actors.generator.rules import SIDE_PX, STEPS
 from limner.actors.ports import Ports
 from limner.actors.status.messages import Check
 from limner.actors.status.rules import check_delay_s
@@ -18,10 +19,6 @@ from limner.storage.sql.tasks import Task
 
 BACKOFF = Backoff(first_s=5.0, cap_s=60.0)
 ERROR_LENGTH = 1000
-SIDE_PX = 256
-STEPS = 8
-VIDEO_FRAMES = 16
-VIDEO_FPS = 16
 
 
 @dataclass(frozen=True)

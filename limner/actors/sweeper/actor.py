@@ -15,8 +15,10 @@ from limner.actors.status.messages import Check
 from limner.actors.submitter.messages import Reconcile as ReconcileTask
 from limner.actors.sweeper.cleaning import Cleaner, Retainer
 from limner.actors.sweeper.drain import Drain
-from limner.actors.sweeper.messages import Clean, Retain
+from limner.actors.sweeper.erasing import Erasing
+from limner.actors.sweeper.messages import Clean, Erase, Retain, RotateKeys
 from limner.actors.sweeper.ringing import Ringer
+from limner.actors.sweeper.rotation import Rotator
 from limner.core.actor import Actor, Loop
 from limner.core.errors import LimnerError
 from limner.core.logs import get_logger
@@ -185,7 +187,11 @@ def build(ports: Ports) -> Actor[Clean]:
         name="sweeper",
         inbox=Clean,
         handler=Cleaner(ports),
-        others={Retain: Retainer(ports)},
+        others={
+            Retain: Retainer(ports),
+            Erase: Erasing(ports),
+            RotateKeys: Rotator(ports),
+        },
         concurrency=1,
         timeout_s=CLEANING_LIMIT_S,
         loops=(

@@ -8,14 +8,27 @@ from limner.actors.sweeper.messages import Clean, Retain
 from limner.core.logs import get_logger
 from limner.core.objects import SweepsTemporary
 from limner.core.unit import UnitOfWork
+from limner.storage.sql.jobs import Job
 from limner.storage.sql.messaging import INBOX_LIFE_DAYS
 from limner.storage.sql.tasks import Task
+from limner.storage.sql.timeline import forget_lines
 
 log = get_logger("sweeper")
 
 ORPHAN_AGE_S = 86_400.0
 RUN_LIFE_DAYS = 30
-LINK_LIFE_DAYS = 1
+ENDED_LIFE_DAYS = 1
+REQUEST_LIFE_DAYS = 1
+NOTIFICATION_LIFE_DAYS = 90
+ENDED = (
+    "sign_in_links",
+    "action_links",
+    "authorizations",
+    "sessions",
+    "refresh_tokens",
+    "signing_keys",
+)
+"""Tables whose rows say when they end; they are kept a day longer, so that support can look."""
 ROWS_PER_DELETE = 1_000
 PAGE = 1_000
 OBJECT_PREFIXES = ("jobs/", "results/", "mailbox/")
@@ -36,19 +49,23 @@ class Cleaner:
     async def handle(self, message: Clean, work: UnitOfWork) -> None:
         """Delete old bookkeeping rows and objects that no row names."""
         now = work.now
+        retention_days = (await self._ports.tunables.current()).retention_days
         removed = {
             "inbox": await self._delete("inbox", "at", now, INBOX_LIFE_DAYS),
             "schedule_runs": await self._delete("schedule_runs", "started_at", now, RUN_LIFE_DAYS),
-            "sign_in_links": await self._delete("sign_in_links", "expires_at", now, LINK_LIFE_DAYS),
-            "dead_letters": await self._delete(
-                "dead_letters",
-                "created_at",
-                now,
-                (await self._ports.tunables.current()).retention_days,
+            "requests": await self._delete(
+                "idempotent_requests", "created_at", now, REQUEST_LIFE_DAYS
             ),
+            "notifications": await self._delete(
+                "notifications", "created_at", now, NOTIFICATION_LIFE_DAYS
+            ),
+            "dead_letters": await self._delete("dead_letters", "created_at", now, retention_days),
+            "timeline": await self._timelines(now - timedelta(days=retention_days)),
             "objects": await self._orphans(now),
             "unfinished": await self._unfinished(),
         }
+        for table in ENDED:
+            removed[table] = await self._delete(table, "expires_at", now, ENDED_LIFE_DAYS)
         log.info("cleaned", **removed)
 
     async def _delete(self, table: str, column: str, now: datetime, days: int) -> int:
@@ -63,6 +80,11 @@ class Cleaner:
             total += removed
             if removed < ROWS_PER_DELETE:
                 return total
+
+    async def _timelines(self, before: datetime) -> int:
+        """Delete what happened to tasks and jobs that have ended for long."""
+        writer = self._ports.database.write()
+        return sum([await forget_lines(writer, model, before) for model in (Task, Job)])
 
     async def _unfinished(self) -> int:
         """Delete what a crash left of objects that were being written."""

@@ -15,3 +15,18 @@ class Retain(Message):
     """Erase personal data that is older than the retention setting."""
 
     topic: ClassVar[str] = "sweeper.retain"
+
+
+class Erase(Message):
+    """Erase what a deleted account made, or what one task says and made."""
+
+    topic: ClassVar[str] = "sweeper.erase"
+
+    user_id: str = ""
+    task_id: str = ""
+
+
+class RotateKeys(Message):
+    """Make the next key that signs access tokens."""
+
+    topic: ClassVar[str] = "sweeper.rotate_keys"

@@ -5,8 +5,9 @@ from datetime import datetime
 from typing import Any
 
 from aiohttp import web
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict
 
+from limner.http.body import Instant
 from limner.http.call import Call
 from limner.http.listing import Listing, Page, page_of, rows_of
 from limner.http.routes import Result, Route
@@ -39,8 +40,8 @@ class AuditFilter(Listing):
     subject: str | None = None
     request_id: str | None = None
     trace_id: str | None = None
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    since: Instant | None = None
+    until: Instant | None = None
 
     def filters(self) -> dict[str, Any]:
         """Give the columns to filter by."""

@@ -75,5 +75,13 @@ ROUTES = [
         answer=Page[CommentOut],
         query=CommentQuery,
     ),
-    Route("GET", "/api/comments/{id}", show, "Show a comment", "sources:read", answer=CommentOut),
+    Route(
+        "GET",
+        "/api/comments/{id}",
+        show,
+        "Show a comment",
+        "sources:read",
+        answer=CommentOut,
+        is_tagged=True,
+    ),
 ]

@@ -177,7 +177,15 @@ ROUTES = [
         answer=DeliveryOut,
         body=Resolution,
     ),
-    Route("GET", "/api/deliveries/{id}", show, "Show a mail", "tasks:read", answer=DeliveryOut),
+    Route(
+        "GET",
+        "/api/deliveries/{id}",
+        show,
+        "Show a mail",
+        "tasks:read",
+        answer=DeliveryOut,
+        is_tagged=True,
+    ),
     Route(
         "POST",
         "/api/deliveries/{id}/resend",

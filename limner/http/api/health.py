@@ -127,7 +127,7 @@ ROUTES = [
         "Say whether requests shall be sent here; ?verbose with ops:read says why",
         OPEN,
         query=ReadyQuery,
-        media="text/plain",
+        media="text/plain, application/health+json",
     ),
     Route("GET", "/healthz", report, "Show the health report", SCOPE, media=CONTENT_TYPE),
     Route("GET", "/metrics", metrics, "Give the metrics", SCOPE, media="text/plain"),

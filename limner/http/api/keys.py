@@ -8,9 +8,11 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from limner.core.errors import Forbidden, Invalid, NotFound
 from limner.http.body import Form
 from limner.http.call import Call
+from limner.http.etags import tagged
 from limner.http.listing import Listing, Page, page_of, rows_of
 from limner.http.routes import ANY, Answer, Result, Route
 from limner.storage.sql.accounts import ADMIN, ApiKey, active_user, create_key, revoke_key
+from limner.storage.sql.notifications import notify
 
 
 class KeyIn(Form):
@@ -58,9 +60,10 @@ async def create(call: Call, body: KeyIn) -> Result:
         raise Invalid("the key would be dead", faults=[("/expires_at", "is in the past")])
     work = call.work()
     key, secret = create_key(work, user, scopes, body.name, body.expires_at)
-    await call.commit(work)
+    notify(work, user.id, "key.created", subject=key.id, data={"prefix": key.prefix})
     made = KeyMade(**KeyOut.model_validate(key).model_dump(), key=secret)
-    return Answer(made, headers={"Location": call.url(f"/api/keys/{key.id}")})
+    location = {"Location": call.url(f"/api/keys/{key.id}")}
+    return await call.answered(work, Answer(made, headers=location))
 
 
 async def _own(call: Call) -> ApiKey:
@@ -72,7 +75,7 @@ async def _own(call: Call) -> ApiKey:
 
 async def show(call: Call) -> Result:
     """Show one."""
-    return KeyOut.model_validate(await _own(call))
+    return tagged(call, KeyOut.model_validate(await _own(call)))
 
 
 async def revoke(call: Call) -> Result:
@@ -87,7 +90,25 @@ async def revoke(call: Call) -> Result:
 
 ROUTES = [
     Route("GET", "/api/keys", listed, "List my keys", ANY, answer=Page[KeyOut], query=Listing),
-    Route("POST", "/api/keys", create, "Make a key", ANY, answer=KeyMade, status=201, body=KeyIn),
-    Route("GET", "/api/keys/{id}", show, "Show one of my keys", ANY, answer=KeyOut),
+    Route(
+        "POST",
+        "/api/keys",
+        create,
+        "Make a key",
+        ANY,
+        answer=KeyMade,
+        status=201,
+        body=KeyIn,
+        creates=True,
+    ),
+    Route(
+        "GET",
+        "/api/keys/{id}",
+        show,
+        "Show one of my keys",
+        ANY,
+        answer=KeyOut,
+        is_tagged=True,
+    ),
     Route("DELETE", "/api/keys/{id}", revoke, "Revoke one of my keys", ANY, status=204),
 ]

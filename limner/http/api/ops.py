@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from limner.core.errors import Conflict, EngineUnavailable, NotFound
 from limner.core.health import ANSWER_LIMIT_S
 from limner.http.call import Call
+from limner.http.etags import tagged
 from limner.http.listing import Listing, Page, page_of, rows_of
 from limner.http.routes import Result, Route
 from limner.storage.sql.messaging import DeadLetter, settle_dead_letter
@@ -161,7 +162,7 @@ async def listed(call: Call, query: DeadLetterQuery) -> Result:
 
 async def show(call: Call) -> Result:
     """Show one."""
-    return shown(await found(call))
+    return tagged(call, shown(await found(call)))
 
 
 async def retry(call: Call) -> Result:
@@ -237,6 +238,7 @@ ROUTES = [
         "Show a dead letter",
         "ops:read",
         answer=DeadLetterOut,
+        is_tagged=True,
     ),
     Route(
         "POST",

@@ -16,7 +16,7 @@ from limner.http.call import Call
 from limner.http.etags import tagged
 from limner.http.listing import Listing, Page, page_of, rows_of
 from limner.http.routes import Answer, Result, Route
-from limner.storage.sql.providers import Provider
+from limner.storage.sql.providers import Provider, provider_seen
 from limner.storage.sql.tasks import Task
 
 TAKEN = "a provider of this name exists"
@@ -149,9 +149,8 @@ async def create(call: Call, body: ProviderIn) -> Result:
     work = call.work()
     work.add(provider)
     work.audit("provider.created", subject=provider.id, data={"name": provider.name})
-    await call.commit(work, taken=TAKEN)
     location = {"Location": call.url(f"/api/providers/{provider.id}")}
-    return Answer(shown(provider), headers=location)
+    return await call.answered(work, Answer(shown(provider), headers=location), taken=TAKEN)
 
 
 def _check_name(name: str) -> None:
@@ -162,7 +161,9 @@ def _check_name(name: str) -> None:
 
 async def show(call: Call) -> Result:
     """Show one."""
-    provider = await own(call)
+    provider = await provider_seen(call.front.database, call.param("id"))
+    if provider is None or provider.state != "active":
+        raise NotFound("there is no such provider")
     return tagged(call, shown(provider), provider.version)
 
 
@@ -263,6 +264,7 @@ ROUTES = [
         answer=ProviderOut,
         status=201,
         body=ProviderIn,
+        creates=True,
     ),
     Route(
         "GET",
@@ -271,6 +273,7 @@ ROUTES = [
         "Show a provider",
         "providers:read",
         answer=ProviderOut,
+        is_tagged=True,
     ),
     Route(
         "PATCH",

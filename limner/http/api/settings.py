@@ -1,6 +1,7 @@
 """Settings that change while the service runs, their history, and secrets nobody reads back."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -127,16 +128,17 @@ async def put(call: Call, body: SettingsIn) -> Result:
 
 
 async def _change(call: Call, changes: dict[str, Any]) -> None:
-    await _check_providers(changes)
+    await check_providers(changes)
     work = call.work()
     await call.front.tunables.put(work, changes, call.caller.id)
     work.audit("settings.changed", data={"names": sorted(changes)})
     await call.commit(work, taken="somebody else has changed them just now")
-    call.front.tunables.forget()
 
 
-async def _check_providers(changes: dict[str, Any]) -> None:
+async def check_providers(changes: Mapping[str, Any], place: str = "") -> None:
     """Return if the providers that are named exist and make what they shall.
+
+    ``place`` is the JSON Pointer of ``changes`` in the body.
 
     Raises:
         Invalid: one does not.
@@ -147,7 +149,7 @@ async def _check_providers(changes: dict[str, Any]) -> None:
         if isinstance(name, str) and name != LOCAL:
             makes = await Provider.exists(name=name, state="active", media__in=[kind, "both"])
             if not makes:
-                faults.append((f"/{setting}", f"no provider of this name makes {kind}s"))
+                faults.append((f"{place}/{setting}", f"no provider of this name makes {kind}s"))
     if faults:
         raise Invalid("the settings are not valid", faults=faults)
 
@@ -213,6 +215,7 @@ ROUTES = [
         "settings:write",
         answer=SettingsOut,
         body=Revert,
+        also={404: "There is no such change"},
     ),
     Route(
         "GET",

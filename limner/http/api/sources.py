@@ -125,9 +125,8 @@ async def create(call: Call, body: SourceIn) -> Result:
     work = call.work()
     create_source(work, source, Poll(source_id=source.id))
     work.audit("source.created", subject=source.id, data={"connector": source.connector})
-    await call.commit(work)
     location = {"Location": call.url(f"/api/sources/{source.id}")}
-    return Answer(shown(call, source), headers=location)
+    return await call.answered(work, Answer(shown(call, source), headers=location))
 
 
 async def show(call: Call) -> Result:
@@ -204,8 +203,17 @@ ROUTES = [
         answer=SourceOut,
         status=201,
         body=SourceIn,
+        creates=True,
     ),
-    Route("GET", "/api/sources/{id}", show, "Show a source", "sources:read", answer=SourceOut),
+    Route(
+        "GET",
+        "/api/sources/{id}",
+        show,
+        "Show a source",
+        "sources:read",
+        answer=SourceOut,
+        is_tagged=True,
+    ),
     Route(
         "PATCH",
         "/api/sources/{id}",

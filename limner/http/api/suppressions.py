@@ -6,13 +6,14 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from limner.actors.intent.rules import find_addresses
-from limner.core.errors import Invalid, NotFound
+from limner.core.errors import Conflict, Invalid, NotFound
 from limner.core.ids import new_id
 from limner.http.body import Form
 from limner.http.call import Call
+from limner.http.etags import tagged
 from limner.http.listing import Listing, Page, page_of, rows_of
 from limner.http.routes import Answer, Result, Route
-from limner.storage.sql.suppressions import Suppression, remove
+from limner.storage.sql.suppressions import Suppression, hashed, is_suppressed, remove
 
 Reason = Literal["unsubscribed", "bounced", "complained", "manual"]
 
@@ -25,7 +26,7 @@ class SuppressionIn(Form):
 
 
 class SuppressionOut(BaseModel):
-    """A suppressed address and why."""
+    """A suppressed address and why; of one that was erased only ``sha256:…`` is left."""
 
     id: str
     address: str
@@ -49,7 +50,8 @@ async def listed(call: Call, query: SuppressionQuery) -> Result:
     """List."""
     asked = query.filters()
     if "address" in asked:
-        asked["address"] = asked["address"].lower()
+        address = asked.pop("address")
+        asked["address__in"] = [address.lower(), hashed(address)]
     rows = Suppression.filter(**asked)
     return page_of(call, query, await rows_of(rows, query), shown)
 
@@ -59,15 +61,17 @@ async def create(call: Call, body: SuppressionIn) -> Result:
     address = body.address.strip().lower()
     if [found.lower() for found in find_addresses(address)] != [address]:
         raise Invalid("no address", faults=[("/address", "is not one mail address")])
+    if await is_suppressed(address):
+        raise Conflict("the address is suppressed already")
     work = call.work()
     row = Suppression(
         id=new_id("suppression"), address=address, reason=body.reason, created_at=work.now
     )
     work.add(row)
     work.audit("suppression.created", subject=row.id, data={"reason": row.reason})
-    await call.commit(work, taken="the address is suppressed already")
     location = {"Location": call.url(f"/api/suppressions/{row.id}")}
-    return Answer(shown(row), headers=location)
+    answer = Answer(shown(row), headers=location)
+    return await call.answered(work, answer, taken="the address is suppressed already")
 
 
 async def _found(call: Call) -> Suppression:
@@ -79,7 +83,7 @@ async def _found(call: Call) -> Suppression:
 
 async def show(call: Call) -> Result:
     """Show one."""
-    return shown(await _found(call))
+    return tagged(call, shown(await _found(call)))
 
 
 async def delete(call: Call) -> Result:
@@ -111,6 +115,7 @@ ROUTES = [
         answer=SuppressionOut,
         status=201,
         body=SuppressionIn,
+        creates=True,
     ),
     Route(
         "GET",
@@ -119,6 +124,7 @@ ROUTES = [
         "Show a suppression",
         "suppressions:read",
         answer=SuppressionOut,
+        is_tagged=True,
     ),
     Route(
         "DELETE",

@@ -128,15 +128,15 @@ async def whole(call: Call, task: Task) -> TaskWhole:
     lines = await lines_after(task.id, 0)
     return TaskWhole(
         **await fields_of(call, task, await Comment.found(task.comment_id)),
-        queue_position=await place_in_queue(task),
+        queue_position=await place_in_queue(call, task),
         timeline=[LineOut.model_validate(line, from_attributes=True) for line in lines],
     )
 
 
-async def place_in_queue(task: Task) -> int | None:
+async def place_in_queue(call: Call, task: Task) -> int | None:
     """Give the place of the task's job in the order of claims, while it waits."""
     job = await Job.filter(task_id=task.id, state=QUEUED).order_by("-created_at").first()
-    return await queue_position(job) if job else None
+    return await queue_position(call.front.database, job) if job else None
 
 
 async def own(call: Call) -> Task:
@@ -312,7 +312,16 @@ ROUTES = [
         answer=Page[TaskOut],
         query=TaskQuery,
     ),
-    Route("GET", "/api/tasks/{id}", show, "Show a task", "tasks:read", answer=TaskWhole),
+    Route(
+        "GET",
+        "/api/tasks/{id}",
+        show,
+        "Show a task",
+        "tasks:read",
+        answer=TaskWhole,
+        is_tagged=True,
+        waits=True,
+    ),
     Route(
         "POST",
         "/api/tasks/{id}/retry",

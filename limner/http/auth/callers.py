@@ -1,9 +1,16 @@
-"""Who is calling: an account by its bearer key or its session cookie, or nobody."""
+"""Who is calling: an account by its API key, its access token or its session cookie, or nobody.
+
+An Authorization header wins over a cookie, which browsers send along by themselves; a header that
+is not valid makes nobody, whatever cookie is beside it. What a credential was found to be is
+remembered for some seconds: a change by this process counts at once, a change by another one when
+its event comes or after ``LIFE_S`` seconds.
+"""
 
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -11,10 +18,11 @@ from aiohttp import web
 
 from limner.core.clock import Clock
 from limner.core.errors import EngineUnavailable, Unauthenticated
-from limner.http.auth import cookies
+from limner.http.auth import access_tokens, cookies
 from limner.http.ports import Front
 from limner.storage.sql.accounts import (
     ADMIN,
+    KEY_PREFIX,
     ApiKey,
     User,
     active_user,
@@ -27,6 +35,8 @@ from limner.storage.sql.accounts import (
 )
 from limner.storage.sql.database import Database
 from limner.storage.sql.reading import by_ids
+from limner.storage.sql.remembered import LIFE_S, Remembered
+from limner.storage.sql.sessions import Session, note_session_use, session_lives
 
 BEARER = "bearer "
 OPS_READ = "ops:read"
@@ -39,11 +49,17 @@ REMEMBERED_LIMIT = 1_000
 
 @dataclass(frozen=True, eq=False)
 class Caller:
-    """An account and what this credential lets it do; ``user`` is None for nobody."""
+    """An account and what this credential lets it do; ``user`` is None for nobody.
+
+    ``key`` or ``session`` is what the credential stands for; ``expires_at`` is the end of an access
+    token, which ends before its session.
+    """
 
     user: User | None = None
     scopes: frozenset[str] = frozenset()
     key: ApiKey | None = None
+    session: Session | None = None
+    expires_at: datetime | None = None
     fault: Unauthenticated | None = None
 
     @property
@@ -59,7 +75,12 @@ class Caller:
     @property
     def by_cookie(self) -> bool:
         """Whether the credential is one that browsers send by themselves."""
-        return self.user is not None and self.key is None
+        return self.session is not None and self.session.kind == Session.WEB
+
+    @property
+    def is_person(self) -> bool:
+        """Whether somebody signed in for this, in place of making a key for a program."""
+        return self.session is not None
 
     @property
     def is_admin(self) -> bool:
@@ -69,6 +90,14 @@ class Caller:
     def sees(self, user_id: str | None) -> bool:
         """Whether an object of ``user_id`` exists for this caller."""
         return self.is_admin or (self.user is not None and self.user.id == user_id)
+
+    def is_over(self, now: datetime) -> bool:
+        """Whether the credential has ended by the time alone, or was revoked when it was read."""
+        if self.expires_at is not None and self.expires_at <= now:
+            return True
+        if self.session is not None and not session_lives(self.session, now):
+            return True
+        return self.key is not None and not key_lives(self.key, now)
 
 
 LookUp: TypeAlias = Callable[[Front, str, str], Awaitable[Caller]]
@@ -114,7 +143,7 @@ class RecentCallers:
         """Give the caller, with the scope ``ops:read`` alone, if they may still be believed."""
         self._drop()
         caller, _ = self._seen.get(credential, (None, 0.0))
-        if caller is None or (caller.key and not key_lives(caller.key, self._clock.now())):
+        if caller is None or caller.is_over(self._clock.now()):
             return None
         return caller
 
@@ -130,6 +159,7 @@ class RecentCallers:
 
 _recent: WeakKeyDictionary[Database, RecentCallers] = WeakKeyDictionary()
 """What each database of this process has said lately of those who called."""
+_known_now: WeakKeyDictionary[Database, Remembered[Caller]] = WeakKeyDictionary()
 
 
 def recent_callers(front: Front) -> RecentCallers:
@@ -140,28 +170,48 @@ def recent_callers(front: Front) -> RecentCallers:
     return recent
 
 
+def _memory(front: Front) -> Remembered[Caller]:
+    memory = _known_now.get(front.database)
+    if memory is None:
+        memory = _known_now[front.database] = front.database.memory(LIFE_S)
+    return memory
+
+
+def forget_session(front: Front, ident: str) -> None:
+    """Ask the database again about a session, or all of an account: what ``session.revoked`` names.
+
+    Another process has revoked it; without this the change shows within seconds all the same.
+    """
+    front.database.forget([ident])
+
+
 async def identify(front: Front, request: web.Request) -> Caller:
     """Find out who calls; a credential that is not valid makes nobody, with ``fault`` set.
 
     Raises:
         EngineUnavailable: the database does not answer.
     """
-    header = request.headers.get("Authorization")
+    headers = request.headers.getall("Authorization", [])
     try:
-        if header is not None:
-            return await _known(front, request, "key", _secret_of(header), _by_key)
-        token = cookies.read(front, request)
-        if token is not None:
-            return await _known(front, request, "session", token, _by_cookie)
+        if headers:
+            secret = _secret_of(headers)
+            if secret.startswith(KEY_PREFIX):
+                return await _known(front, request, "key", secret, _by_key)
+            return await _known(front, request, "token", secret, _by_token)
+        cookie = cookies.read(front, request)
+        if cookie is not None:
+            return await _known(front, request, "session", cookie, _by_cookie)
     except Unauthenticated as error:
         return Caller(fault=error)
     return Caller()
 
 
-def _secret_of(header: str) -> str:
-    if header[: len(BEARER)].lower() != BEARER:
-        raise Unauthenticated("use Authorization: Bearer with an API key")
-    return header[len(BEARER) :].strip()
+def _secret_of(headers: list[str]) -> str:
+    if len(headers) > 1:
+        raise Unauthenticated("send one Authorization header")
+    if headers[0][: len(BEARER)].lower() != BEARER:
+        raise Unauthenticated("use Authorization: Bearer with an API key or an access token")
+    return headers[0][len(BEARER) :].strip()
 
 
 async def _known(
@@ -169,18 +219,36 @@ async def _known(
 ) -> Caller:
     """Look a credential up; for the reports, believe a recent answer where there is none now."""
     credential = f"{kind} {digest(secret)}"
-    if not _asks_for_report(request):
-        return await look_up(front, secret, credential)
+    recent = recent_callers(front)
     try:
+        if not _asks_for_report(request):
+            return await _remembered(front, secret, credential, look_up)
         async with asyncio.timeout(LOOK_UP_LIMIT_S):
             return await look_up(front, secret, credential)
+    except Unauthenticated:
+        recent.forget(credential)
+        raise
     except (EngineUnavailable, TimeoutError) as error:
-        caller = recent_callers(front).find(credential)
+        caller = recent.find(credential) if _asks_for_report(request) else None
         if caller is not None:
             return caller
         if isinstance(error, EngineUnavailable):
             raise
         raise EngineUnavailable("The database does not answer in time") from error
+
+
+async def _remembered(front: Front, secret: str, credential: str, look_up: LookUp) -> Caller:
+    """Ask this process's memory, else the database; refuse what has ended since it was read."""
+
+    async def load() -> tuple[Caller, list[str]]:
+        found = await look_up(front, secret, credential)
+        rows = (found.user, found.key, found.session)
+        return found, [str(row.pk) for row in rows if row is not None]
+
+    caller = await _memory(front).get(credential, load)
+    if caller.is_over(front.clock.now()):
+        raise Unauthenticated("the credential has expired", code="token_invalid")
+    return caller
 
 
 def _asks_for_report(request: web.Request) -> bool:
@@ -193,45 +261,74 @@ def _asks_for_report(request: web.Request) -> bool:
 
 
 async def _by_key(front: Front, secret: str, credential: str) -> Caller:
-    now, recent = front.clock.now(), recent_callers(front)
-    try:
-        user, key = await find_key(secret, now)
-    except Unauthenticated:
-        recent.forget(credential)
-        raise
+    now = front.clock.now()
+    user, key = await find_key(secret, now)
     caller = Caller(user, effective_scopes(user, frozenset(key.scopes)), key)
-    recent.note(credential, caller)
+    recent_callers(front).note(credential, caller)
     if use_is_stale(key, now):
         await note_use(front.database.write(), key, now)
     return caller
 
 
-async def _by_cookie(front: Front, token: str, credential: str) -> Caller:
-    recent = recent_callers(front)
-    try:
-        user = await active_user(cookies.user_of(front, token))
-    except Unauthenticated:
-        recent.forget(credential)
-        raise
-    caller = Caller(user, effective_scopes(user))
-    recent.note(credential, caller)
+async def _by_token(front: Front, token: str, credential: str) -> Caller:
+    claims = await access_tokens.read(front, token)
+    session = await Session.get_or_none(id=claims.session_id, kind=Session.TOKEN)
+    if session is None or session.user_id != claims.user_id:
+        raise access_tokens.refused()
+    return await _by_session(front, session, credential, access_tokens.refused, claims.expires_at)
+
+
+async def _by_cookie(front: Front, value: str, credential: str) -> Caller:
+    session = await Session.get_or_none(sha256=digest(value), kind=Session.WEB)
+    if session is None:
+        raise _ended()
+    return await _by_session(front, session, credential, _ended)
+
+
+async def _by_session(
+    front: Front,
+    session: Session,
+    credential: str,
+    refused: Callable[[], Unauthenticated],
+    expires_at: datetime | None = None,
+) -> Caller:
+    now = front.clock.now()
+    if not session_lives(session, now):
+        raise refused()
+    user = await active_user(session.user_id)
+    idle_s = (await front.tunables.current()).session_idle_s
+    await note_session_use(front.database.write(), session, idle_s, now)
+    caller = Caller(user, effective_scopes(user), session=session, expires_at=expires_at)
+    recent_callers(front).note(credential, caller)
     return caller
 
 
+def _ended() -> Unauthenticated:
+    return Unauthenticated("This session has ended; sign in again", code="token_invalid")
+
+
 async def still_valid(front: Front, callers: Iterable[Caller]) -> set[Caller]:
-    """Give those whose account is still active and whose key still lives.
+    """Give those whose account is still active and whose key, session or token still lives.
 
     Raises:
         EngineUnavailable: the database does not answer.
     """
-    everybody = list(callers)
     now = front.clock.now()
+    everybody = [caller for caller in callers if not _token_is_over(caller, now)]
     users = await by_ids(User, {caller.id for caller in everybody})
     keys = await by_ids(ApiKey, {caller.key.id for caller in everybody if caller.key})
+    sessions = await by_ids(Session, {caller.session.id for caller in everybody if caller.session})
     active = {user.id for user in users if user.state == "active"}
     living = {key.id for key in keys if key_lives(key, now)}
+    living |= {session.id for session in sessions if session_lives(session, now)}
     return {
         caller
         for caller in everybody
-        if caller.id in active and (caller.key is None or caller.key.id in living)
+        if caller.id in active
+        and (caller.key is None or caller.key.id in living)
+        and (caller.session is None or caller.session.id in living)
     }
+
+
+def _token_is_over(caller: Caller, now: datetime) -> bool:
+    return caller.expires_at is not None and caller.expires_at <= now

@@ -1,20 +1,18 @@
-"""The session cookie: a signed token that names the account and ends after 30 days.
+"""Cookies of ours: the session of a browser, and what tells a visitor's browser from another's.
 
-Over https it carries the prefix ``__Host-``, which binds it to this host and to encrypted
+A value is 256 random bits and nothing else; of a session's the database has the SHA-256. Over
+https a name carries the prefix ``__Host-``, which binds the cookie to this host and to encrypted
 connections (RFC 6265bis section 4.1.3.2).
 """
 
-from datetime import timedelta
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from limner.core.errors import Unauthenticated
 from limner.http.ports import Front
 
-NAME = "limner_session"
-PURPOSE = "session"
-LIFE_S = 30 * 24 * 3600
+SESSION = "limner_session"
+VISITOR = "limner_visitor"
 
 
 def is_https(front: Front) -> bool:
@@ -22,37 +20,29 @@ def is_https(front: Front) -> bool:
     return urlsplit(front.settings.base_url).scheme == "https"
 
 
-def name_of(front: Front) -> str:
-    """Give the cookie's name."""
-    return f"__Host-{NAME}" if is_https(front) else NAME
+def name_of(front: Front, name: str = SESSION) -> str:
+    """Give the cookie's name as browsers know it."""
+    return f"__Host-{name}" if is_https(front) else name
 
 
-def read(front: Front, request: web.Request) -> str | None:
+def read(front: Front, request: web.Request, name: str = SESSION) -> str | None:
     """Give the cookie's value, if there is one."""
-    return request.cookies.get(name_of(front))
+    return request.cookies.get(name_of(front, name))
 
 
-def user_of(front: Front, token: str) -> str:
-    """Give the id of the account that a cookie names.
-
-    Raises:
-        Unauthenticated: it is not ours or has expired.
-    """
-    payload = front.signer.open(PURPOSE, token, front.clock.now())
-    user = payload.get("user")
-    if not isinstance(user, str):
-        raise Unauthenticated("This session is not valid", code="token_invalid")
-    return user
-
-
-def put(front: Front, response: web.Response, user_id: str) -> None:
-    """Sign ``user_id`` in with this answer."""
-    now = front.clock.now()
-    payload = {"user": user_id, "at": int(now.timestamp())}
+def put(
+    front: Front,
+    response: web.StreamResponse,
+    value: str,
+    *,
+    life_s: int | None,
+    name: str = SESSION,
+) -> None:
+    """Set a cookie with this answer; without ``life_s`` it ends with the browser."""
     response.set_cookie(
-        name_of(front),
-        front.signer.token(PURPOSE, payload, now + timedelta(seconds=LIFE_S)),
-        max_age=LIFE_S,
+        name_of(front, name),
+        value,
+        max_age=life_s,
         path="/",
         secure=is_https(front),
         httponly=True,
@@ -60,8 +50,8 @@ def put(front: Front, response: web.Response, user_id: str) -> None:
     )
 
 
-def clear(front: Front, response: web.Response) -> None:
-    """Sign out with this answer."""
+def clear(front: Front, response: web.StreamResponse, name: str = SESSION) -> None:
+    """Take a cookie back with this answer."""
     response.del_cookie(
-        name_of(front), path="/", secure=is_https(front), httponly=True, samesite="Lax"
+        name_of(front, name), path="/", secure=is_https(front), httponly=True, samesite="Lax"
     )

@@ -1,17 +1,37 @@
-"""The documentation page: the operations, listed from the OpenAPI document, and the problems."""
+"""The documentation page: every operation with its fields, answers and examples, and the problems.
+
+It is made from the OpenAPI document, once, in a thread: some hundred operations take a while.
+"""
+
+import asyncio
+
+from aiohttp import web
+from markupsafe import Markup
 
 from limner.core.errors import LimnerError
+from limner.http.api.descriptions import OPENAPI
 from limner.http.call import Call
-from limner.http.pages.rendering import page
+from limner.http.pages.reference import groups_of
+from limner.http.pages.rendering import ENVIRONMENT, page
 from limner.http.problems import CODES, DETAILS
 from limner.http.routes import OPEN, Result, Route
 
 OWN_PACKAGE = "limner."
+REFERENCE: web.AppKey[dict[str, Markup]] = web.AppKey("reference", dict)
+"""What was made once: the page's part that is the same for everybody."""
 
 
 async def docs(call: Call) -> Result:
-    """Show the page; a script of ours fills the operations in."""
-    return page(call, "docs.html", problems=problems())
+    """Show the page."""
+    made = call.request.app[REFERENCE]
+    if "html" not in made:
+        made["html"] = await asyncio.to_thread(_reference, call.request.app[OPENAPI])
+    return await page(call, "docs.html", reference=made["html"])
+
+
+def _reference(document: dict[str, object]) -> Markup:
+    template = ENVIRONMENT.get_template("reference.html")
+    return Markup(template.render(groups=groups_of(document), problems=problems()))  # noqa: S704 - escaped by the template
 
 
 def problems() -> list[tuple[int, str, str]]:

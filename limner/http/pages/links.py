@@ -24,14 +24,14 @@ async def result(call: Call) -> Result:
         payload = call.front.signer.open(RESULT, call.param("signed"), call.now)
     except Unauthenticated as error:
         expired = error.code == "token_expired"
-        return _no_result(call, ttl_s, status=GONE if expired else 404, is_expired=expired)
+        return await _no_result(call, ttl_s, status=GONE if expired else 404, is_expired=expired)
     task = await Task.found(str(payload.get("task", "")))
     url = await link_to_result(call, task) if task is not None else None
     if task is None or url is None:
-        return _no_result(call, ttl_s, status=GONE, is_expired=False)
+        return await _no_result(call, ttl_s, status=GONE, is_expired=False)
     poster_url = await link_to(call, task.poster_key) if task.poster_key else None
     is_video = task.result_type.startswith("video/")
-    return page(
+    return await page(
         call,
         "result.html",
         task=task,
@@ -42,14 +42,14 @@ async def result(call: Call) -> Result:
     )
 
 
-def _no_result(call: Call, ttl_s: int, *, status: int, is_expired: bool) -> web.Response:
-    return page(call, "no_result.html", status=status, ttl_s=ttl_s, is_expired=is_expired)
+async def _no_result(call: Call, ttl_s: int, *, status: int, is_expired: bool) -> web.Response:
+    return await page(call, "no_result.html", status=status, ttl_s=ttl_s, is_expired=is_expired)
 
 
 async def ask(call: Call) -> Result:
     """Ask before unsubscribing: programs that look at links in mails must not do it."""
     address = _address(call)
-    return page(call, "unsubscribe.html", status=200 if address else 404, address=address)
+    return await page(call, "unsubscribe.html", status=200 if address else 404, address=address)
 
 
 async def unsubscribe(call: Call) -> Result:
@@ -61,7 +61,7 @@ async def unsubscribe(call: Call) -> Result:
         work.step(suppress(address, "unsubscribed", work.now))
         work.audit("address.unsubscribed")
         await call.commit(work)
-    return page(call, "unsubscribed.html", status=200 if address else 404, address=address)
+    return await page(call, "unsubscribed.html", status=200 if address else 404, address=address)
 
 
 def _address(call: Call) -> str:

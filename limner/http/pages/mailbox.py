@@ -21,13 +21,13 @@ async def listed(call: Call, query: PageQuery) -> Result:
     answer = await mailbox.listed(call, mailbox.MailQuery(cursor=query.cursor))
     content = answer.content if isinstance(answer, Answer) else None
     may_delete = "mailbox:write" in call.caller.scopes
-    return page(call, "mailbox.html", mails=content, may_delete=may_delete)
+    return await page(call, "mailbox.html", mails=content, may_delete=may_delete)
 
 
 async def show(call: Call) -> Result:
     """Show one."""
     may_delete = "mailbox:write" in call.caller.scopes
-    return page(call, "mail.html", mail=await mailbox.show(call), may_delete=may_delete)
+    return await page(call, "mail.html", mail=await mailbox.show(call), may_delete=may_delete)
 
 
 ROUTES = [

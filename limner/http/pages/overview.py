@@ -11,13 +11,13 @@ from limner.storage.sql.tasks import Task
 async def overview(call: Call) -> Result:
     """Show the overview; numbers only to who is signed in."""
     if "tasks:read" not in call.caller.scopes:
-        return page(call, "overview.html", counts=None, sources=0)
+        return await page(call, "overview.html", counts=None, sources=0)
     tasks, sources = Task.all(), Source.exclude(state="deleted")
     if not call.caller.is_admin:
         tasks = tasks.filter(user_id=call.caller.id)
         sources = sources.filter(user_id=call.caller.id)
     counts = await counts_by_state(tasks)
-    return page(call, "overview.html", counts=counts, sources=await sources.count())
+    return await page(call, "overview.html", counts=counts, sources=await sources.count())
 
 
 ROUTES = [Route("GET", "/", overview, "Show the overview", OPEN, is_documented=False)]

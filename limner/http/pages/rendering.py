@@ -1,15 +1,60 @@
 """Pages from templates; everything is escaped, and a name that is missing is an error."""
 
+import math
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from aiohttp import web
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from limner.http.call import Call
+from limner.http.auth.callers import Caller
+from limner.http.auth.csrf import token_for
+from limner.http.call import CALLER, Call
+from limner.http.pages.form_state import FormState
+from limner.storage.sql.notifications import unread_count
 
-NAVIGATION = (("/tasks", "Tasks"), ("/mailbox", "Mailbox"), ("/docs", "API"))
+NAVIGATION = (("/tasks", "Tasks", "tasks:read"), ("/mailbox", "Mailbox", "mailbox:read"))
+DOCS = ("/docs", "Docs")
+ACCOUNT = ("/account", "Account")
+ACCOUNT_SCOPE = "account:read"
 UNITS = (("day", 86_400), ("hour", 3600), ("minute", 60))
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What every page shows around its content: who looks at it, and where they can go."""
+
+    path: str
+    is_known: bool
+    has_account: bool
+    registers: bool
+    navigation: tuple[tuple[str, str], ...]
+    unread: int
+    csrf_token: str
+    version: str
+
+
+def frame_of(request: web.Request, *, unread: int = 0, registers: bool = False) -> Frame:
+    """Give the frame of a page that answers ``request``."""
+    # A request that no middleware of ours let through has nobody yet.
+    caller = request.setdefault(CALLER, Caller())
+    has_account = ACCOUNT_SCOPE in caller.scopes
+    shown = [(path, name) for path, name, scope in NAVIGATION if scope in caller.scopes]
+    shown.append(DOCS)
+    if has_account:
+        shown.append(ACCOUNT)
+    return Frame(
+        path=request.path,
+        is_known=caller.is_known,
+        has_account=has_account,
+        registers=registers,
+        navigation=tuple(shown),
+        unread=unread,
+        csrf_token=token_for(request),
+        version=VERSION,
+    )
 
 
 def duration(seconds: float) -> str:
@@ -31,6 +76,13 @@ def machine_time(at: datetime) -> str:
     return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
+def _version() -> str:
+    try:
+        return version("limner")
+    except PackageNotFoundError:
+        return ""
+
+
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("limner.http.pages"),
@@ -40,21 +92,20 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(duration=duration, moment=moment, machine_time=machine_time)
-    environment.globals["navigation"] = NAVIGATION
     return environment
 
 
+VERSION = _version()
 ENVIRONMENT = _environment()
 
 
-def render(template: str, *, path: str, is_known: bool, **values: Any) -> str:
-    """Give a page's HTML; ``path`` marks the entry of the navigation."""
-    return ENVIRONMENT.get_template(template).render(path=path, is_known=is_known, **values)
+def render(template: str, frame: Frame, **values: Any) -> str:
+    """Give a page's HTML."""
+    return ENVIRONMENT.get_template(template).render(frame=frame, **values)
 
 
-def page(call: Call, template: str, *, status: int = 200, **values: Any) -> web.Response:
-    """Give a page as an answer."""
-    text = render(template, path=call.request.path, is_known=call.caller.is_known, **values)
+def shown(text: str, status: int = 200) -> web.Response:
+    """Give a page's HTML as an answer that no cache keeps."""
     return web.Response(
         text=text,
         status=status,
@@ -62,3 +113,34 @@ def page(call: Call, template: str, *, status: int = 200, **values: Any) -> web.
         charset="utf-8",
         headers={"Cache-Control": "no-store"},
     )
+
+
+async def form_page(call: Call, template: str, form: FormState, **values: Any) -> web.Response:
+    """Give a page with a form: with the status of what refused it, if something did."""
+    response = await page(call, template, status=form.status, form=form, **values)
+    if form.retry_after_s is not None:
+        response.headers["Retry-After"] = str(max(1, math.ceil(form.retry_after_s)))
+    return response
+
+
+async def page(call: Call, template: str, *, status: int = 200, **values: Any) -> web.Response:
+    """Give a page as an answer.
+
+    Raises:
+        EngineUnavailable: the database does not answer.
+    """
+    frame = frame_of(
+        call.request,
+        unread=await _unread(call),
+        registers=not call.caller.is_known and await _registers(call),
+    )
+    return shown(render(template, frame, **values), status)
+
+
+async def _unread(call: Call) -> int:
+    return await unread_count(call.caller.id) if ACCOUNT_SCOPE in call.caller.scopes else 0
+
+
+async def _registers(call: Call) -> bool:
+    tunables = await call.front.tunables.current()
+    return tunables.registration_is_open

@@ -33,14 +33,14 @@ async def listed(call: Call, query: PageQuery) -> Result:
     wanted = TaskQuery.model_validate({"state": query.state or None, "cursor": query.cursor})
     answer = await listed_tasks(call, wanted)
     content = answer.content if isinstance(answer, Answer) else None
-    return page(call, "tasks.html", tasks=content, states=STATES, state=query.state)
+    return await page(call, "tasks.html", tasks=content, states=STATES, state=query.state)
 
 
 async def show(call: Call) -> Result:
     """Show one."""
     task = await own(call)
     shown = await whole(call, task)
-    return page(
+    return await page(
         call,
         "task.html",
         task=shown,

@@ -213,6 +213,7 @@ def revoke_key(work: UnitOfWork, key: ApiKey) -> None:
             raise Stale("the key was revoked before")
 
     work.step(write)
+    work.forget(key.id)
     work.audit("key.revoked", subject=key.id, data={"user": key.user_id})
 
 

@@ -19,12 +19,13 @@ class Aggregate(Model):
     ``transitions`` maps each state to those it may move to; a state without any has ended.
     ``version`` counts every guarded update, so that an update always changes a row (MariaDB
     counts unchanged rows as 0). With ``has_timeline`` the table has a column ``line_count``, which
-    numbers the timeline's lines without gaps.
+    numbers the timeline's lines without gaps. ``noticed`` are states whose owner is told of them.
     """
 
     kind: ClassVar[str] = ""
     transitions: ClassVar[dict[str, frozenset[str]]] = {}
     has_timeline: ClassVar[bool] = False
+    noticed: ClassVar[frozenset[str]] = frozenset()
 
     id = fields.CharField(ID_LENGTH, primary_key=True)
     user_id = fields.CharField(ID_LENGTH, null=True, db_index=True)

@@ -73,7 +73,7 @@ async def _candidates(connection: Connection) -> list[Job]:
     while level is not None:
         rows = await connection.query(
             f"SELECT {column_names(Job)} FROM jobs WHERE state = ? AND priority = ? "  # noqa: S608
-            f"ORDER BY created_at LIMIT {CANDIDATES}{connection.skip_locked}",
+            f"ORDER BY created_at, id LIMIT {CANDIDATES}{connection.skip_locked}",
             [QUEUED, level],
         )
         jobs += [made(Job, row) for row in rows]

@@ -44,7 +44,13 @@ class GroupWriter:
         Raises:
             EngineUnavailable: the database does not answer; the verdict of all.
         """
-        return await (self._each(units) if self._is_sqlite else self._merged(units))
+        try:
+            return await (self._each(units) if self._is_sqlite else self._merged(units))
+        finally:
+            # Here, and not where a caller waits that may be cancelled; also after an error, since
+            # only the answer to a commit may have been lost.
+            for unit in units:
+                self._database.forget(unit.touched())
 
     async def _each(self, units: "Sequence[SqlUnit]") -> Sequence[Verdict]:
         """Write a group into one transaction of SQLite, each unit between savepoints."""

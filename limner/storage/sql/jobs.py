@@ -1,11 +1,15 @@
 """Generation jobs: claimed from this table under a lease, never carried in a message."""
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from tortoise import fields
 
+from limner.core.ids import new_id
+from limner.core.unit import UnitOfWork
 from limner.storage.sql.aggregate import ID_LENGTH, Leased
+from limner.storage.sql.database import Database
 
 QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = (
     "queued",
@@ -17,6 +21,9 @@ QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = (
 
 PRIORITY_S = 120.0
 """A point of priority weighs as much as so many seconds of waiting: nobody is passed for ever."""
+
+COUNTED = 5_000
+"""How far a queue is counted to tell a place in it."""
 
 
 class Job(Leased):
@@ -69,11 +76,82 @@ def claim_weight(job: Job, now: datetime) -> float:
     return (now - job.created_at).total_seconds() + job.priority * PRIORITY_S
 
 
-async def queue_position(job: Job) -> int:
-    """Give the place of a queued job in the order of claims, from 1."""
-    ahead = 0
-    for priority in await Job.filter(state=QUEUED).distinct().values_list("priority", flat=True):
-        level = int(str(priority))
-        until = job.created_at + timedelta(seconds=(level - job.priority) * PRIORITY_S)
-        ahead += await Job.filter(state=QUEUED, priority=level, created_at__lt=until).count()
-    return ahead + 1
+def create_job(
+    work: UnitOfWork,
+    columns: Mapping[str, Any],
+    *,
+    user_id: str | None,
+    ident: str | None = None,
+    task_id: str | None = None,
+    trace_id: str = "",
+) -> Job:
+    """Add a queued job in ``work``; ``columns`` say what to make. Its claimer is to be rung."""
+    job = Job(
+        id=ident or new_id("job"),
+        state=QUEUED,
+        user_id=user_id,
+        task_id=task_id,
+        trace_id=trace_id,
+        **columns,
+    )
+    work.add(job)
+    return job
+
+
+async def queue_position(database: Database, job: Job) -> int:
+    """Give the place of a queued job, stored or not yet, in the order of claims, from 1.
+
+    No more than ``COUNTED`` jobs are counted for each priority: behind them the place is only a
+    lower bound, and the question stays cheap however long the queue is.
+
+    Raises:
+        EngineUnavailable: the database does not answer.
+    """
+    count, values = _ahead(job, job.priority)
+    # One question is enough as long as nobody waits with another priority.
+    rows = await database.read().query(
+        f"SELECT {count} AS ahead, "  # noqa: S608
+        "(SELECT MAX(priority) FROM jobs WHERE state = ? AND priority > ?) AS above, "
+        "(SELECT MAX(priority) FROM jobs WHERE state = ? AND priority < ?) AS below",
+        [*values, QUEUED, job.priority, QUEUED, job.priority],
+    )
+    place = int(rows[0]["ahead"]) + 1
+    if rows[0]["above"] is None and rows[0]["below"] is None:
+        return place
+    counts = [_ahead(job, level) for level in await _levels(database) if level != job.priority]
+    rows = await database.read().query(
+        f"SELECT {' + '.join(['0', *(count for count, _ in counts)])} AS ahead",
+        [value for _, values in counts for value in values],
+    )
+    return place + int(rows[0]["ahead"])
+
+
+def _ahead(job: Job, level: int) -> tuple[str, list[Any]]:
+    """Give the expression that counts who of a priority comes before a job, and its values."""
+    until = job.created_at + timedelta(seconds=(level - job.priority) * PRIORITY_S)
+    # Equal weights: the claim takes the higher priority first, and then the smaller id.
+    older = "created_at <= ?" if level > job.priority else "created_at < ?"
+    count = (
+        "(SELECT COUNT(*) FROM (SELECT 1 FROM jobs WHERE state = ? AND priority = ? "  # noqa: S608
+        f"AND {older} LIMIT {COUNTED}) AS older)"
+    )
+    if level != job.priority:
+        return count, [QUEUED, level, until]
+    # Apart from the others, whom the index alone can count.
+    same = (
+        "(SELECT COUNT(*) FROM jobs WHERE state = ? AND priority = ? AND created_at = ? AND id < ?)"
+    )
+    return f"{count} + {same}", [QUEUED, level, until, QUEUED, level, until, job.id]
+
+
+async def _levels(database: Database) -> list[int]:
+    """Give the priorities that wait, each by one look into the index."""
+    rows = await database.read().query(
+        "WITH RECURSIVE levels (level) AS ("
+        "SELECT MAX(priority) FROM jobs WHERE state = ? UNION ALL "
+        "SELECT (SELECT MAX(priority) FROM jobs WHERE state = ? AND priority < level) "
+        "FROM levels WHERE level IS NOT NULL) "
+        "SELECT level FROM levels WHERE level IS NOT NULL",
+        [QUEUED, QUEUED],
+    )
+    return [int(row["level"]) for row in rows]

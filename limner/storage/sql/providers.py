@@ -1,10 +1,14 @@
 """Providers: who makes pictures and videos, and how requests and answers are mapped."""
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import ClassVar, TypeAlias
+from weakref import WeakKeyDictionary
 
 from tortoise import fields
 
 from limner.storage.sql.aggregate import Aggregate
+from limner.storage.sql.database import Database
+from limner.storage.sql.remembered import Remembered
 
 
 class Provider(Aggregate):
@@ -22,3 +26,26 @@ class Provider(Aggregate):
 
     class Meta:
         table = "providers"
+
+
+Memory: TypeAlias = "Remembered[Provider | None]"
+
+_memories: WeakKeyDictionary[Database, Memory] = WeakKeyDictionary()
+
+
+async def provider_seen(database: Database, ident: str) -> Provider | None:
+    """Give a provider as it is, or was some seconds ago if another process has changed it.
+
+    To be read only: who changes a provider reads it anew.
+
+    Raises:
+        EngineUnavailable: the database does not answer.
+    """
+    memory = _memories.get(database)
+    if memory is None:
+        memory = _memories[database] = database.memory()
+
+    async def load() -> tuple[Provider | None, Sequence[str]]:
+        return await Provider.found(ident), [ident]
+
+    return await memory.get(ident, load)

@@ -24,6 +24,7 @@ class Task(Leased):
 
     kind: ClassVar[str] = "task"
     has_timeline: ClassVar[bool] = True
+    noticed: ClassVar[frozenset[str]] = frozenset({"needs_review", "failed"})
     transitions: ClassVar[dict[str, frozenset[str]]] = _edges(
         pending="extracted needs_review failed cancelled",
         needs_review="extracted cancelled expired failed",

@@ -1,9 +1,14 @@
 """The timeline: numbered, stored lines of what happened to an object; the source of SSE replay."""
 
+from datetime import datetime
+
 from tortoise import fields
 from tortoise.models import Model
 
-from limner.storage.sql.aggregate import ID_LENGTH, STATE_LENGTH
+from limner.storage.sql.aggregate import ID_LENGTH, STATE_LENGTH, Aggregate
+from limner.storage.sql.database import Connection
+
+LINES_PER_DELETE = 1_000
 
 
 class TimelineLine(Model):
@@ -29,3 +34,27 @@ class TimelineLine(Model):
 async def lines_after(object_id: str, n: int, limit: int = 1000) -> list[TimelineLine]:
     """Give the lines of an object with numbers greater than ``n``, ascending."""
     return await TimelineLine.filter(object_id=object_id, n__gt=n).order_by("n").limit(limit)
+
+
+async def forget_lines(connection: Connection, model: type[Aggregate], before: datetime) -> int:
+    """Delete the timelines of objects that have ended, and were last touched, before a time.
+
+    They go whole: a stream of such an object tells nothing but its end. A bounded number per
+    transaction; gives how many lines there were.
+
+    Raises:
+        EngineUnavailable: the database does not answer.
+    """
+    ended, table, total = sorted(model.ended_states()), model._meta.db_table, 0
+    marks = ", ".join("?" * len(ended))
+    while True:
+        removed = await connection.execute(
+            "DELETE FROM timeline WHERE id IN (SELECT id FROM (SELECT line.id FROM timeline line "  # noqa: S608
+            f"JOIN {table} owner ON owner.id = line.object_id WHERE line.at < ? "
+            f"AND owner.updated_at < ? AND owner.state IN ({marks}) "
+            f"LIMIT {LINES_PER_DELETE}) AS old)",
+            [before, before, *ended],
+        )
+        total += removed
+        if removed < LINES_PER_DELETE:
+            return total

@@ -1,17 +1,19 @@
 """Settings that change while the service runs, their history, and stored secrets."""
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import to_json
 from tortoise import fields
 from tortoise.models import Model
 
 from limner.core.clock import Clock
-from limner.core.errors import Invalid, NotConfigured
+from limner.core.errors import EngineUnavailable, Invalid, NotConfigured
 from limner.core.ids import new_id
 from limner.core.sealing import Sealer
 from limner.core.tunables import Tunables
@@ -19,8 +21,11 @@ from limner.core.unit import Step, UnitOfWork
 from limner.storage.sql.aggregate import ID_LENGTH
 from limner.storage.sql.changes import Insert
 from limner.storage.sql.database import Connection
+from limner.storage.sql.remembered import LIFE_S, Remembered
 
-FRESH_S = 1.0
+FRESH_S = LIFE_S
+ALL = "tunables"
+"""Stands for every row of the table, those that are not there yet included."""
 SECRET_NAME = re.compile(r"^[A-Za-z0-9_.-]{1,64}$")
 REFERENCE = re.compile(r"secret:([A-Za-z0-9_.-]{1,64})")
 
@@ -64,25 +69,44 @@ class StoredSecret(Model):
 
 
 class TunableStore:
-    """Reads tunables, from memory for ``FRESH_S`` seconds, and writes them with their history."""
+    """Reads tunables, from memory for a while, and writes them with their history.
 
-    def __init__(self, clock: Clock) -> None:
+    What this process puts shows at once, if ``memory`` is its database's; what another puts,
+    after ``FRESH_S`` seconds at the latest.
+    """
+
+    def __init__(self, clock: Clock, memory: Remembered[Tunables] | None = None) -> None:
         self._clock = clock
-        self._current: Tunables | None = None
-        self._read_at = 0.0
+        # An empty memory is one too.
+        self._memory = Remembered[Tunables](clock, FRESH_S) if memory is None else memory
+        self._latest = Tunables()
+        self._away_until_s = -math.inf
 
     async def current(self) -> Tunables:
         """Give all values, at most ``FRESH_S`` seconds old."""
-        now = self._clock.monotonic()
-        if self._current is None or now - self._read_at > FRESH_S:
-            rows = await TunableRow.all()
-            self._current = Tunables.model_validate(_known(rows))
-            self._read_at = now
-        return self._current
+        self._latest = await self._memory.get(ALL, _read)
+        return self._latest
+
+    @property
+    def latest(self) -> Tunables:
+        """What was read last, without asking the database; the defaults before the first read."""
+        return self._latest
+
+    async def recent(self) -> Tunables:
+        """Give all values, or what was read last while the database is away.
+
+        An absent database is asked once in ``FRESH_S`` seconds: each question may wait long.
+        """
+        if self._clock.monotonic() >= self._away_until_s:
+            try:
+                return await self.current()
+            except EngineUnavailable:
+                self._away_until_s = self._clock.monotonic() + FRESH_S
+        return self._latest
 
     def forget(self) -> None:
         """Read anew at the next question."""
-        self._current = None
+        self._memory.forget(ALL)
 
     async def describe(self) -> dict[str, dict[str, Any]]:
         """Give per name ``{value, default, source, updated_at, updated_by, description}``."""
@@ -112,9 +136,8 @@ class TunableStore:
         stored = _known(list(rows.values()))
         wanted = {**stored, **changes}
         try:
-            values = Tunables.model_validate(
-                {name: value for name, value in wanted.items() if value is not None}
-            )
+            chosen = {name: value for name, value in wanted.items() if value is not None}
+            values = Tunables.model_validate_json(to_json(chosen), strict=True)
         except ValidationError as error:
             raise Invalid(
                 "the settings are not valid",
@@ -130,10 +153,15 @@ class TunableStore:
             if after == before:
                 continue
             work.step(_replace(name, after, work.now, by))
+            work.forget(ALL)
             change = TunableChange(id=new_id("change"), name=name, at=work.now, by=by)
             change.before, change.after = _json(before), _json(after)
             work.add(change)
         return values
+
+
+async def _read() -> tuple[Tunables, list[str]]:
+    return Tunables.model_validate(_known(await TunableRow.all())), [ALL]
 
 
 def _known(rows: list[TunableRow]) -> dict[str, Any]:

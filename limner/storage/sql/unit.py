@@ -34,6 +34,7 @@ from limner.storage.sql.changes import (
 from limner.storage.sql.committer import Committer
 from limner.storage.sql.database import Connection, Database
 from limner.storage.sql.group_writer import GroupWriter
+from limner.storage.sql.notifications import notify
 from limner.storage.sql.statements import UnitWriter
 
 DB_COMMIT = declare("db.commit")
@@ -139,6 +140,8 @@ class SqlUnit:
             changes.setdefault("lease_until", None)
         self.changes.append(Guarded(row, guard, {"state": to, **changes}, lines))
         self._announce_state(row, to, data or {})
+        if to in row.noticed and row.user_id:
+            notify(self, row.user_id, f"{row.kind}.{to}", subject=row.id)
 
     def change(self, row: Any, *, guard: Mapping[str, Any] | None = None, **changes: Any) -> None:
         self.changes.append(Guarded(row, dict(guard or {}), changes))
@@ -272,9 +275,6 @@ class SqlUnits:
             unit.is_abandoned = True
             await self.discard(unit)
             raise
-        finally:
-            # Also after an error: the answer to a commit may have been lost.
-            self._database.forget(unit.touched())
         if outcome is Commit.DONE:
             await self._offer(self._writer.outgoing(unit))
         return outcome
@@ -303,9 +303,12 @@ class SqlUnits:
 
     async def _commit_early(self, unit: SqlUnit, early: Early) -> Commit:
         context, connection = early
-        await self._writer.apply(connection, unit)
-        unit.early = None
-        await context.__aexit__(None, None, None)
+        try:
+            await self._writer.apply(connection, unit)
+            unit.early = None
+            await context.__aexit__(None, None, None)
+        finally:
+            self._database.forget(unit.touched())
         return Commit.DONE
 
     async def check(self) -> None:

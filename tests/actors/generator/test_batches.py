@@ -247,6 +247,16 @@ async def test_a_batch_that_nobody_wants_any_more_ends_by_itself(
     assert await state(job) == "cancelled"
 
 
+async def test_a_job_that_was_given_back_after_it_was_cancelled_is_not_made_after_all(
+    batches: Batches, ports: Ports
+) -> None:
+    job = await queue(ports, "unwanted", cancel_requested=True)
+    other = await queue(ports, "wanted")
+    assert await batches.run_one()
+    assert (await state(job), await state(other)) == ("cancelled", "succeeded")
+    assert (await Job.get(id=job.id)).outputs == []
+
+
 async def test_progress_is_announced_and_not_stored(
     batches: Batches, ports: Ports, painter: FakePainter, monkeypatch: pytest.MonkeyPatch
 ) -> None:

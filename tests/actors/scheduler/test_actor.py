@@ -244,6 +244,7 @@ async def test_the_loop_makes_the_standing_schedules_and_fires_until_it_is_stopp
     assert {name: row.topic for name, row in rows.items()} == {
         "clean": "sweeper.clean",
         "retain": "sweeper.retain",
+        "rotate_keys": "sweeper.rotate_keys",
     }
     assert rows["clean"].fire_at == datetime(2026, 11, 23, 3, 23, tzinfo=UTC)
     clock.advance(timedelta(days=1).total_seconds())

@@ -16,15 +16,21 @@ from limner.core.clock import HeldClock
 from limner.core.ids import new_id
 from limner.storage.objects.local import LocalObjects
 from limner.storage.sql.accounts import SignInLink
+from limner.storage.sql.action_links import ActionLink
 from limner.storage.sql.audit import AuditLine
 from limner.storage.sql.comments import Comment
 from limner.storage.sql.deliveries import Delivery
+from limner.storage.sql.idempotency import IdempotentRequest
+from limner.storage.sql.identities import Authorization
 from limner.storage.sql.jobs import Job
 from limner.storage.sql.language import LanguageAnswer
 from limner.storage.sql.mailbox import MailboxMail
 from limner.storage.sql.messaging import InboxRow
+from limner.storage.sql.notifications import Notification
 from limner.storage.sql.schedules import ScheduleRun
+from limner.storage.sql.sessions import RefreshToken, Session
 from limner.storage.sql.tasks import Task
+from limner.storage.sql.timeline import TimelineLine
 from tests.fakes.deliveries import finished
 from tests.fakes.ports import open_ports
 from tests.fakes.stage import Stage
@@ -87,10 +93,36 @@ async def test_rows_go_when_they_have_served_their_time(
                 created_at=ago(ports, days),
             ),
         )
+        await stage.keep(*_of_the_front(name, number, ago(ports, days - 13)))
     await clean(stage)
+    for table in (ActionLink, Authorization, Session, RefreshToken, IdempotentRequest):
+        assert {row.id for row in await table.all()} == {"13.9"}, table
+    assert {row.id for row in await Notification.all()} == {"13.9"}
     assert {row.id for row in await InboxRow.filter(consumer="mailer")} == {"13.9"}
     assert {row.id for row in await ScheduleRun.all()} == {"13.9"}
     assert {row.id for row in await SignInLink.all()} == {"13.9"}
+
+
+def _of_the_front(name: str, number: int, at: datetime) -> list[Any]:
+    """Give a row of each table of the front that ended at ``at``, or was made then."""
+    user: dict[str, Any] = {"id": name, "user_id": "user_1", "created_at": at}
+    ends = {**user, "expires_at": at}
+    return [
+        ActionLink(**ends, purpose=ActionLink.VERIFY),
+        Authorization(
+            id=name,
+            provider="oidc",
+            state_sha256=f"{number}",
+            browser_sha256="x",
+            sealed=b"x",
+            created_at=at,
+            expires_at=at,
+        ),
+        Session(**ends, kind=Session.WEB, last_seen_at=at, idle_until=at),
+        RefreshToken(**ends, session_id=name, sha256=f"{number}"),
+        IdempotentRequest(**user, fingerprint="x", lease_until=at),
+        Notification(**{**user, "created_at": at - timedelta(days=89)}, kind="x"),
+    ]
 
 
 async def test_an_object_that_nothing_names_goes_after_a_day(stage: Stage, ports: Ports) -> None:
@@ -157,6 +189,25 @@ async def test_orphans_are_found_behind_any_number_of_pages(
         await put(ports, f"results/task_0/{number}.png", (number % 2 + 0.5) * DAY_S)
     await clean(stage)
     assert await keys(ports) == [f"results/task_0/{number}.png" for number in (0, 2, 4)]
+
+
+async def test_the_timelines_of_what_ended_long_ago_go_and_their_objects_stay(
+    stage: Stage, ports: Ports
+) -> None:
+    names = {}
+    for name, days, state in (
+        ("old", 91, "emailed"),
+        ("young", 89, "emailed"),
+        ("on", 91, "running"),
+    ):
+        task = await finished(ports, state=state)
+        writer, at = ports.database.write(), ago(ports, days)
+        await writer.execute("UPDATE tasks SET updated_at = ? WHERE id = ?", [at, task.id])
+        await writer.execute("UPDATE timeline SET at = ? WHERE object_id = ?", [at, task.id])
+        names[task.id] = name
+    await clean(stage)
+    assert {names[line.object_id] for line in await TimelineLine.all()} == {"young", "on"}
+    assert await Task.all().count() == 3
 
 
 async def commented(stage: Stage, days: float, task: Task | None = None) -> Comment:

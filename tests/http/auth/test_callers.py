@@ -1,10 +1,24 @@
-"""Who is remembered for a database outage: few, not for long, and for one scope."""
+"""Who calls: remembered for seconds, for an outage with one scope, and for streams not at all."""
+
+import asyncio
+from pathlib import Path
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
 from limner.core.clock import HeldClock
-from limner.http.auth.callers import OPS_READ, Caller, RecentCallers
-from limner.storage.sql.accounts import ADMIN, SCOPES, ApiKey, User
+from limner.http.auth import callers
+from limner.http.auth.callers import (
+    OPS_READ,
+    Caller,
+    RecentCallers,
+    forget_session,
+    identify,
+    still_valid,
+)
+from limner.storage.sql.accounts import ADMIN, SCOPES, ApiKey, User, active_user
+from limner.storage.sql.sessions import Session
+from tests.fakes.front import Stage, staged
 
 LIFE_S = 300.0
 
@@ -84,3 +98,85 @@ def test_a_credential_can_be_forgotten(recent: RecentCallers) -> None:
     recent.forget("a")
     recent.forget("b")
     assert recent.find("a") is None
+
+
+async def test_a_stream_is_for_whom_account_and_credential_still_live(
+    migrated_file: Path, tmp_path: Path, clock: HeldClock
+) -> None:
+    async with staged(migrated_file, tmp_path, clock) as stage:
+        found = {name: await made(stage, name) for name in ("key", "cookie", "token")}
+        everybody = set(found.values())
+        assert len(everybody) == 3
+        assert [found[name].by_cookie for name in found] == [False, True, False]
+        assert [found[name].is_person for name in found] == [False, True, True]
+        assert await still_valid(stage.front, everybody) == everybody
+        # As another process does it: what is remembered here does not count for streams.
+        session = found["cookie"].session
+        assert session is not None
+        await Session.filter(id=session.id).update(revoked_at=clock.now())
+        assert await still_valid(stage.front, everybody) == {found["key"], found["token"]}
+        clock.advance(900)
+        assert await still_valid(stage.front, everybody) == {found["key"]}
+        await ApiKey.all().update(revoked_at=clock.now())
+        assert await still_valid(stage.front, everybody) == set()
+
+
+async def test_a_stream_ends_with_an_unused_session_or_a_disabled_account(
+    migrated_file: Path, tmp_path: Path, clock: HeldClock
+) -> None:
+    async with staged(migrated_file, tmp_path, clock) as stage:
+        await stage.settings(session_idle_s=300)
+        browser, program = await made(stage, "cookie"), await made(stage, "key")
+        clock.advance(299)
+        assert await still_valid(stage.front, {browser, program}) == {browser, program}
+        clock.advance(1)
+        assert await still_valid(stage.front, {browser, program}) == {program}
+        await User.all().update(state="disabled")
+        assert await still_valid(stage.front, {program}) == set()
+        assert await still_valid(stage.front, []) == set()
+
+
+async def test_what_a_session_was_found_to_be_can_be_forgotten_by_its_name_or_its_owner(
+    migrated_file: Path, tmp_path: Path, clock: HeldClock
+) -> None:
+    async with staged(migrated_file, tmp_path, clock) as stage:
+        for named_by in ("session", "user"):
+            pair = await stage.tokens()
+            client = await stage.client(pair.access_token)
+            assert (await client.get("/api/tasks")).status == 200
+            session = await Session.get(revoked_at=None)
+            await Session.all().update(revoked_at=clock.now())
+            assert (await client.get("/api/tasks")).status == 200, "nobody has told this process"
+            forget_session(stage.front, session.id if named_by == "session" else session.user_id)
+            assert (await client.get("/api/tasks")).status == 401
+
+
+async def test_of_many_requests_at_once_one_asks_the_database(
+    migrated_file: Path, tmp_path: Path, clock: HeldClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with staged(migrated_file, tmp_path, clock) as stage:
+        client = await stage.bearer()
+        looked_up: list[str] = []
+
+        async def counted(user_id: str) -> User:
+            looked_up.append(user_id)
+            return await active_user(user_id)
+
+        monkeypatch.setattr(callers, "active_user", counted)
+        answers = await asyncio.gather(*(client.get("/api/intent/none") for _ in range(20)))
+        assert {answer.status for answer in answers} == {404}
+        assert len(looked_up) == 1
+
+
+async def made(stage: Stage, kind: str) -> Caller:
+    """Give the caller that a request with a credential of this kind has."""
+    headers = {}
+    if kind == "cookie":
+        browser = await stage.signed_in()
+        jar = browser.session.cookie_jar
+        headers["Cookie"] = "; ".join(f"{one.key}={one.value}" for one in jar)
+    else:
+        token = await stage.key() if kind == "key" else (await stage.tokens()).access_token
+        headers["Authorization"] = f"Bearer {token}"
+    request = make_mocked_request("GET", "/", headers, app=stage.server.app)
+    return await identify(stage.front, request)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from limner.core.clock import HeldClock
-from limner.core.errors import Invalid, NotConfigured
+from limner.core.errors import EngineUnavailable, Invalid, NotConfigured
 from limner.core.tunables import Tunables
 from limner.core.unit import Commit
 from limner.storage.sql.database import Database
@@ -49,7 +49,7 @@ async def test_without_rows_the_defaults_hold(store: TunableStore) -> None:
     assert await store.current() == Tunables()
 
 
-async def test_a_value_that_was_put_holds_everywhere_within_a_second(
+async def test_a_value_that_was_put_holds_everywhere_within_seconds(
     store: TunableStore, units: SqlUnits, clock: HeldClock
 ) -> None:
     other = TunableStore(clock)
@@ -64,6 +64,40 @@ async def test_a_value_that_was_put_holds_everywhere_within_a_second(
     assert (await other.current()).poll_interval_s == 30
     other.forget()
     assert (await other.current()).poll_interval_s == 40
+
+
+async def test_what_this_process_puts_shows_at_once_and_no_earlier(
+    database: Database, units: SqlUnits, clock: HeldClock
+) -> None:
+    store = TunableStore(clock, database.memory())
+    assert (await store.current()).poll_interval_s == 120
+    work = units.open("http")
+    await store.put(work, {"poll_interval_s": 30}, "user_1")
+    assert (await store.current()).poll_interval_s == 120
+    await units.commit(work)
+    assert (await store.current()).poll_interval_s == 30
+    assert store.latest.poll_interval_s == 30
+
+
+async def test_while_the_database_is_away_what_was_read_last_is_recent(
+    store: TunableStore, units: SqlUnits, clock: HeldClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await store.recent() == store.latest == Tunables()
+    await put(units, store, poll_interval_s=30)
+    clock.advance(FRESH_S)
+    asked: list[int] = []
+
+    async def fail() -> Tunables:
+        asked.append(1)
+        raise EngineUnavailable("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "current", fail)
+        assert [(await store.recent()).poll_interval_s for _ in range(3)] == [120] * 3
+        assert len(asked) == 1
+    assert (await store.recent()).poll_interval_s == 120
+    clock.advance(FRESH_S)
+    assert (await store.recent()).poll_interval_s == 30
 
 
 async def test_nothing_is_put_before_its_unit_commits(store: TunableStore, units: SqlUnits) -> None:

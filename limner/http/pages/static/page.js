@@ -9,8 +9,13 @@ export function say(text) {
   say.timer = setTimeout(() => { toast.hidden = true; }, 6000);
 }
 
+export function csrfToken() {
+  return document.querySelector('meta[name="csrf-token"]')?.content || "";
+}
+
 export async function call(method, path, body) {
   const options = { method, headers: { Accept: "application/json" } };
+  if (method !== "GET") options.headers["X-CSRF-Token"] = csrfToken();
   if (body !== undefined) {
     options.headers["Content-Type"] = "application/json";
     options.body = JSON.stringify(body);
@@ -73,4 +78,66 @@ document.addEventListener("change", (event) => {
   if (event.target.matches("[data-submits]")) event.target.form.submit();
 });
 
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if (form.dataset.ask && !confirm(form.dataset.ask)) {
+    event.preventDefault();
+    return;
+  }
+  const button = event.submitter;
+  if (!button || !button.dataset.busy || event.defaultPrevented) return;
+  // Once the browser has read the form: a disabled button would not be part of it.
+  setTimeout(() => busy(button, button.dataset.busy), 0);
+});
+
+function busy(button, text) {
+  button.dataset.label = button.innerHTML;
+  button.textContent = text;
+  button.setAttribute("aria-busy", "true");
+  button.disabled = true;
+}
+
+// Who comes back to a page finds its buttons as they were.
+window.addEventListener("pageshow", (event) => {
+  if (!event.persisted) return;
+  for (const button of document.querySelectorAll('button[aria-busy="true"]')) {
+    button.innerHTML = button.dataset.label;
+    button.removeAttribute("aria-busy");
+    button.disabled = false;
+  }
+});
+
+function showPassword(button) {
+  const input = document.getElementById(button.dataset.shows);
+  const shows = input.type === "password";
+  input.type = shows ? "text" : "password";
+  button.firstChild.data = shows ? "Hide" : "Show";
+}
+
+async function copy(button) {
+  const source = document.getElementById(button.dataset.copies);
+  const lines = source.children.length ? [...source.children] : [source];
+  await navigator.clipboard.writeText(lines.map((line) => line.textContent.trim()).join("\n"));
+  say("Copied");
+}
+
+function improve() {
+  for (const button of document.querySelectorAll("button[data-shows]")) {
+    button.hidden = false;
+    button.addEventListener("click", () => showPassword(button));
+    // A password is never sent from a field that a browser would remember as plain text.
+    button.form?.addEventListener("submit", () => {
+      document.getElementById(button.dataset.shows).type = "password";
+    });
+  }
+  if (navigator.clipboard) {
+    for (const button of document.querySelectorAll("button[data-copies]")) {
+      button.hidden = false;
+      button.addEventListener("click", () => act(button, () => copy(button)));
+    }
+  }
+  document.querySelector("[data-focus]")?.focus();
+}
+
 localTimes();
+improve();

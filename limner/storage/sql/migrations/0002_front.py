@@ -22,6 +22,8 @@ class Migration(migrations.Migration):
                 ("user_id", fields.CharField(db_index=True, max_length=48)),
                 ("purpose", fields.CharField(max_length=24)),
                 ("email", fields.CharField(default="", max_length=320)),
+                ("password_hash", fields.CharField(null=True, max_length=255)),
+                ("name", fields.CharField(default="", max_length=200)),
                 ("created_at", fields.DatetimeField(auto_now=False, auto_now_add=False)),
                 (
                     "expires_at",
@@ -33,7 +35,7 @@ class Migration(migrations.Migration):
                 "table": "action_links",
                 "app": "limner",
                 "pk_attr": "id",
-                "table_description": "A link for one use, for one person and one purpose.",
+                "table_description": "A link for one use, for one person and one purpose, with what a registration has chosen.",
             },
             bases=["Model"],
         ),
@@ -253,7 +255,7 @@ class Migration(migrations.Migration):
                 "table": "signing_keys",
                 "app": "limner",
                 "pk_attr": "id",
-                "table_description": "An ES256 key pair, the id is the kid of the tokens it signs.",
+                "table_description": "An ES256 key pair, the kid of its tokens is in its public half.",
             },
             bases=["Model"],
         ),
@@ -264,6 +266,15 @@ class Migration(migrations.Migration):
         ops.AddIndex(
             model_name="Job",
             index=Index(fields=["user_id", "created_at"]),
+        ),
+        ops.AlterModelOptions(
+            name="Suppression",
+            options={
+                "table": "suppressions",
+                "app": "limner",
+                "pk_attr": "id",
+                "table_description": "One address, lower case, or its hash, reason is unsubscribed, bounced, complained, manual.",
+            },
         ),
         ops.AddIndex(
             model_name="Task",

@@ -1,0 +1,98 @@
+"""The export of an account: everything that is kept of it, as one JSON file.
+
+Rows are read and sent piece by piece, so that an account of any size needs little memory.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from aiohttp import hdrs, web
+
+from limner.core.errors import EngineUnavailable, LimnerError, TooMany
+from limner.core.logs import get_logger
+from limner.http.call import Call
+from limner.http.routes import Result
+from limner.storage.sql.accounts import User, active_user
+from limner.storage.sql.export import SECTIONS, plain
+from limner.storage.sql.recovery_codes import codes_left
+
+log = get_logger("http")
+
+EXPORTS_BURST = 3
+EXPORTS_PER_S = 1 / 600
+
+
+async def export(call: Call) -> Result:
+    """Send the caller's account as a file."""
+    user = await active_user(call.caller.id)
+    await _take_turn(call, user)
+    work = call.work()
+    work.audit("user.exported", subject=user.id)
+    await call.commit(work)
+    response = web.StreamResponse(
+        headers={
+            hdrs.CONTENT_TYPE: "application/json",
+            hdrs.CONTENT_DISPOSITION: 'attachment; filename="limner-account.json"',
+            hdrs.CACHE_CONTROL: "no-store",
+        }
+    )
+    await response.prepare(call.request)
+    try:
+        async for piece in pieces(user, call.now):
+            await response.write(piece)
+    except LimnerError as error:
+        # The head is out: only the end of the connection can say that the file is not whole.
+        log.warning("an export broke off", error=error.detail)
+        if call.request.transport is not None:
+            call.request.transport.abort()
+        return response
+    await response.write_eof()
+    return response
+
+
+async def _take_turn(call: Call, user: User) -> None:
+    """Count one export; a cache that is out of reach limits nobody.
+
+    Raises:
+        TooMany: with the seconds to wait.
+    """
+    try:
+        allowance = await call.front.cache.take(f"export:{user.id}", EXPORTS_PER_S, EXPORTS_BURST)
+    except EngineUnavailable as error:
+        log.warning("exports are not counted: the cache is out of reach", error=error.detail)
+        return
+    if not allowance.allowed:
+        raise TooMany("too many exports", retry_after_s=allowance.retry_after_s)
+
+
+async def pieces(user: User, now: datetime) -> AsyncIterator[bytes]:
+    """Give the export of an account as pieces of one JSON object.
+
+    Raises:
+        EngineUnavailable: the database does not answer.
+    """
+    account = {**plain(user), "recovery_codes_left": await codes_left(user.id)}
+    yield b'{"exported_at": %b, "account": %b' % (_json(now), _json(account))
+    for section in SECTIONS:
+        yield b', "%b": [' % section.name.encode()
+        separator = b"\n"
+        async for batch in section.batches(user.id):
+            yield separator + await asyncio.to_thread(_rows, batch)
+            separator = b",\n"
+        yield b"]"
+    yield b"}\n"
+
+
+def _rows(batch: Sequence[Any]) -> bytes:
+    return b",\n".join(_json(plain(row)) for row in batch)
+
+
+def _json(value: datetime | Mapping[str, Any]) -> bytes:
+    return json.dumps(value, default=_moment).encode()
+
+
+def _moment(value: datetime) -> str:
+    return value.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,57 @@
+"""Showing again that an account is one's own, before something that cannot be taken back.
+
+Whoever finds an open browser, or has an API key, shall not be able to take the account away
+(OWASP ASVS 5.0, 7.5.1 and 7.5.3).
+"""
+
+from limner.core.errors import EngineUnavailable, Forbidden, Invalid, TooMany
+from limner.core.logs import get_logger
+from limner.http.auth import passwords
+from limner.http.call import Call
+from limner.storage.sql.accounts import User
+
+log = get_logger("auth")
+
+RECENT_S = 15 * 60
+TRIES_BURST = 10
+TRIES_PER_S = 1 / 30
+
+
+async def confirm_identity(
+    call: Call, user: User, password: str | None, pointer: str = "/password"
+) -> None:
+    """Return if the caller has given the account's password.
+
+    An account without one is believed if it signed in within the last quarter of an hour.
+
+    Raises:
+        Invalid: there is a password, and none was given; ``pointer`` is its place.
+        Forbidden: code ``password_wrong``, or ``sign_in_again``.
+        TooMany: too many passwords were tried for this account lately.
+    """
+    if user.password_hash is None:
+        session = call.caller.session
+        if session is None or (call.now - session.created_at).total_seconds() > RECENT_S:
+            raise Forbidden("sign in again first, then do this", code="sign_in_again")
+        return
+    if password is None:
+        raise Invalid("the password is needed", faults=[(pointer, "the account has a password")])
+    await _take_try(call, user)
+    verdict = await passwords.verify(user.password_hash, password)
+    if not verdict.ok:
+        raise Forbidden("the password is not right", code="password_wrong")
+
+
+async def _take_try(call: Call, user: User) -> None:
+    """Count one try; a cache that is out of reach limits nobody.
+
+    Raises:
+        TooMany: with the seconds to wait.
+    """
+    try:
+        allowance = await call.front.cache.take(f"confirm:{user.id}", TRIES_PER_S, TRIES_BURST)
+    except EngineUnavailable as error:
+        log.warning("passwords are not counted: the cache is out of reach", error=error.detail)
+        return
+    if not allowance.allowed:
+        raise TooMany("too many passwords were tried", retry_after_s=allowance.retry_after_s)

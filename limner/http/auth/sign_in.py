@@ -1,0 +1,86 @@
+"""Signing in with a password: the same work and the same answer for whoever is not let in.
+
+An unknown address costs a hash like a known one (ASVS 5.0 section 6.3.8); only who knows the
+password learns that an account is not verified, or has a second factor.
+"""
+
+from limner.core.emails import normal_email
+from limner.core.errors import Forbidden, Invalid, Unauthenticated
+from limner.core.logs import get_logger
+from limner.core.unit import Commit
+from limner.http.auth import attempts, passwords, second_factor
+from limner.http.call import Call
+from limner.storage.sql.accounts import User
+
+log = get_logger("auth")
+
+
+async def authenticate(call: Call, email: str, password: str, totp: str | None = None) -> User:
+    """Give the account that these credentials open, which may sign in now.
+
+    Commits what the second factor uses up and a hash that replaces an old one; the session is the
+    caller's to begin.
+
+    Raises:
+        Unauthenticated: ``invalid_credentials`` for everything that is wrong with address,
+            password or account; ``totp_required`` and ``totp_invalid`` after the right password.
+        Forbidden: ``not_verified``; the password is right.
+        TooMany: too many attempts, with the seconds to wait.
+        Busy: too many passwords are being checked.
+    """
+    address = _normal(email)
+    user = await User.get_or_none(email=address)
+    await attempts.admit(call, address, user)
+    usable = user if user is not None and user.state == "active" else None
+    verdict = await passwords.verify(usable.password_hash if usable else None, password)
+    if usable is None or not verdict.ok:
+        log.info("a sign-in was refused", reason="credentials", user_id=user.id if user else None)
+        raise Unauthenticated("the address or the password is wrong", code="invalid_credentials")
+    if not usable.is_verified:
+        raise Forbidden("confirm your mail address first", code="not_verified")
+    if verdict.rehash is not None:
+        await _replace_hash(call, usable, verdict.rehash)
+    await _check_second_factor(call, usable, totp)
+    await attempts.succeeded(call, usable)
+    return usable
+
+
+async def second_step(call: Call, user: User, code: str) -> User:
+    """Give the account back, whose password was right a moment ago, if the code is right too.
+
+    Raises:
+        Unauthenticated: ``totp_required``, ``totp_invalid``.
+        TooMany: too many codes, with the seconds to wait.
+    """
+    await _check_second_factor(call, user, code)
+    await attempts.succeeded(call, user)
+    return user
+
+
+def _normal(email: str) -> str:
+    """Give the address to look for; what is none belongs to nobody, and costs the same."""
+    try:
+        return normal_email(email)
+    except Invalid:
+        return ""
+
+
+async def _check_second_factor(call: Call, user: User, totp: str | None) -> None:
+    if user.totp_enabled_at is None:
+        return
+    if not totp:
+        raise Unauthenticated("this account needs a second factor", code="totp_required")
+    work = call.work()
+    is_right = await second_factor.check_code(call, work, user, totp)
+    # STALE: the same code was used at the same time, and only one of the two counts.
+    if not is_right or await call.front.units.commit(work) is not Commit.DONE:
+        log.info("a sign-in was refused", reason="second factor", user_id=user.id)
+        raise Unauthenticated("the code is wrong or was used before", code="totp_invalid")
+
+
+async def _replace_hash(call: Call, user: User, rehash: str) -> None:
+    """Store a hash by today's parameters; if the password was changed meanwhile, that stays."""
+    work = call.work()
+    work.change(user, guard={"password_hash": user.password_hash}, password_hash=rehash)
+    work.audit("user.password_rehashed", subject=user.id)
+    await call.front.units.commit(work)

@@ -1,0 +1,161 @@
+"""What the description says of answers: statuses, headers and problems of every route."""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+from limner.http.routes import OPEN, Route
+
+TEXT = {"schema": {"type": "string"}}
+REQUEST = "0199c0de7a2e7000a0b1c2d3e4f5a6b7"
+TASK_URL = f"https://limner.example.com/api/tasks/task_{REQUEST}"
+HEADERS: dict[str, dict[str, Any]] = {
+    "X-Request-Id": {
+        "description": "Names this request in the log; the client's own if it sent one",
+        **TEXT,
+        "example": REQUEST,
+    },
+    "RateLimit": {
+        "description": "What is left of the allowance (draft-ietf-httpapi-ratelimit-headers)",
+        **TEXT,
+        "example": '"account";r=199;t=1',
+    },
+    "RateLimit-Policy": {
+        "description": "The allowance: requests at once, and the seconds it fills up in",
+        **TEXT,
+        "example": '"account";q=200;w=4',
+    },
+    "Retry-After": {
+        "description": "Seconds to wait before the next try",
+        "schema": {"type": "integer", "minimum": 0},
+        "example": 2,
+    },
+    "WWW-Authenticate": {
+        "description": "How to say who calls (RFC 6750)",
+        **TEXT,
+        "example": 'Bearer realm="limner"',
+    },
+    "Location": {
+        "description": "Where the new object is",
+        "schema": {"type": "string", "format": "uri"},
+        "example": TASK_URL,
+    },
+    "ETag": {"description": "The object's version", **TEXT, "example": 'W/"3"'},
+    "Link": {
+        "description": "The next page, if there is one (RFC 8288)",
+        **TEXT,
+        "example": '<https://limner.example.com/api/tasks?cursor=MjAyNg>; rel="next"',
+    },
+    "Idempotency-Replayed": {
+        "description": "true: this is the stored answer to the same request",
+        "schema": {"type": "string", "enum": ["true"]},
+        "example": "true",
+    },
+    "Preference-Applied": {
+        "description": "Which wait was granted (RFC 7240)",
+        **TEXT,
+        "example": "wait=10",
+    },
+}
+FAULTS = {
+    "400": "not JSON, deeper than 64 levels, or no HTTP that we read",
+    "401": "no credential, or one that is not valid",
+    "403": "the scope is missing, or another site asks in the name of a browser",
+    "404": "no such object, or somebody else's",
+    "408": "the body did not come in time",
+    "409": "the object's state does not allow this, or the same request is still running",
+    "413": "over 1 MiB",
+    "415": "not application/json",
+    "422": "fields are wrong, missing or unknown: all are listed",
+    "429": "too many requests",
+    "503": "an engine is out of reach; the same request may be sent again",
+}
+CODES = {
+    "400": "bad_request",
+    "401": "unauthenticated",
+    "402": "out_of_credits",
+    "403": "forbidden",
+    "404": "not_found",
+    "408": "timed_out",
+    "409": "conflict",
+    "413": "too_large",
+    "415": "unsupported_media_type",
+    "422": "invalid",
+    "429": "rate_limited",
+    "503": "engine_unavailable",
+}
+EVERY = ("X-Request-Id", "RateLimit", "RateLimit-Policy")
+PROBES = frozenset({"/livez", "/readyz"})
+"""Paths that are neither limited nor ask the database who calls."""
+CREATED = 201
+
+
+def referred(names: Sequence[str]) -> dict[str, Any]:
+    """Give references to the headers of these names."""
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+
+
+def good_headers(route: Route, *, is_list: bool) -> list[str]:
+    """Give the names of the headers that an answer without a fault has."""
+    names = ["X-Request-Id"] if route.path in PROBES else list(EVERY)
+    wanted = {
+        "Location": route.method == "POST" and route.status == CREATED,
+        "Idempotency-Replayed": route.creates,
+        "ETag": route.is_tagged,
+        "Preference-Applied": route.waits,
+        "Link": is_list,
+    }
+    return names + [name for name, is_there in wanted.items() if is_there]
+
+
+def faults_of(route: Route) -> list[str]:
+    """Give the statuses of the problems that a route may answer with."""
+    if route.path in PROBES:
+        return ["422"]
+    # Also without a model for the query: what is unknown in it is a fault.
+    found = {"422", "429", "503"}
+    changes = route.method not in {"GET", "HEAD"}
+    if route.access != OPEN:
+        found |= {"401", "403"}
+    if changes:
+        # Whoever calls with a browser has to show that it was our page that asked.
+        found |= {"403", "400", "408", "413", "415"}
+    if "{" in route.path:
+        found.add("404")
+    if route.creates or ("{" in route.path and changes):
+        found.add("409")
+    return sorted(found)
+
+
+def problem_responses(schema: str) -> dict[str, Any]:
+    """Give the components for all problems; ``schema`` refers to the one of all."""
+    return {f"Problem{status}": problem(status, schema) for status in FAULTS}
+
+
+def problem(status: str, schema: str, text: str = "") -> dict[str, Any]:
+    """Give the description of one problem; ``schema`` refers to the one of all."""
+    code = CODES.get(status, "conflict")
+    text = text or FAULTS[status]
+    headers = list(EVERY)
+    if status in {"429", "503"}:
+        headers.append("Retry-After")
+    if status == "401":
+        headers.append("WWW-Authenticate")
+    example: dict[str, Any] = {
+        "type": f"https://limner.example.com/docs#problem-{code}",
+        "title": HTTPStatus(int(status)).phrase,
+        "status": int(status),
+        "detail": text,
+        "instance": "/api/tasks",
+        "code": code,
+        "request_id": REQUEST,
+    }
+    if status == "422":
+        example["errors"] = [{"pointer": "/name", "detail": "Field required"}]
+    return {
+        "description": text,
+        "headers": referred(headers),
+        "content": {
+            "application/problem+json": {"schema": {"$ref": schema}, "example": example},
+        },
+    }

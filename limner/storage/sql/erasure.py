@@ -1,0 +1,240 @@
+"""Erasing personal data for good: of one task, of one account, of one mail address.
+
+Everything works in small pieces, each a unit of its own, and can be repeated from the start: what
+is erased is not found again. Rows stay where others count on them, without what was personal in
+them: a comment's id keeps it from being read twice, a task's states keep the numbers true. The
+audit log is not touched; its lines hold ids.
+"""
+
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from tortoise.expressions import Q
+from tortoise.queryset import QuerySet
+
+from limner.core.errors import Conflict
+from limner.core.message import Message
+from limner.core.objects import LIST_MAX, ObjectStore
+from limner.core.unit import Commit, UnitOfWork, Units
+from limner.storage.sql.comments import Comment
+from limner.storage.sql.database import Connection, Database
+from limner.storage.sql.deliveries import Delivery
+from limner.storage.sql.jobs import CANCELLED, QUEUED, RUNNING, Job
+from limner.storage.sql.mailbox import MailboxMail
+from limner.storage.sql.sources import Source, delete_source
+from limner.storage.sql.tasks import Task
+
+CONSUMER = "erasure"
+PIECE = 100
+TRIES = 5
+ERASED = "erased"
+LATER_S = 30.0
+"""A job that is being made is told to stop, and looked at again after so many seconds."""
+
+NO_COMMENT: dict[str, Any] = {"text": "", "author": "", "reason": ""}
+NO_TASK: dict[str, Any] = {
+    "email": "",
+    "comment_text": "",
+    "author": "",
+    "prompt": "",
+    "error": "",
+    "result_key": "",
+    "result_type": "",
+    "poster_key": "",
+}
+NO_JOB: dict[str, Any] = {"prompt": "", "negative_prompt": "", "outputs": [], "error": ""}
+NO_DELIVERY: dict[str, Any] = {"address": "", "subject": "", "variables": {}, "error": ""}
+NO_SOURCE: dict[str, Any] = {
+    "name": ERASED,
+    "external_id": "",
+    "options": {},
+    "cursor": "",
+    "last_error": "",
+}
+
+
+@dataclass(frozen=True)
+class Eraser:
+    """Erases with what it is given; ``later`` makes the command that looks at a task again."""
+
+    units: Units
+    database: Database
+    objects: ObjectStore
+    later: Callable[[str], Message]
+
+    async def task(self, task_id: str) -> None:
+        """Erase what a task says and made: its comment, jobs, mails, pictures and timeline.
+
+        A task that has not ended is cancelled. A job that is being made is told to stop, and
+        ``later`` comes back for it.
+
+        Raises:
+            Conflict: the task moved on each time it was tried.
+        """
+        for _ in range(TRIES):
+            task = await Task.get_or_none(id=task_id)
+            if task is None:
+                return
+            jobs = await Job.filter(task_id=task_id)
+            work = self.units.open(CONSUMER)
+            work.follow(task.trace_id)
+            work.step(_forget_lines([task.id, *(job.id for job in jobs)]))
+            _blank_task(work, task)
+            comment = await Comment.get_or_none(id=task.comment_id)
+            if comment is not None:
+                work.change(comment, **NO_COMMENT)
+            for delivery in await Delivery.filter(task_id=task_id):
+                _blank_delivery(work, delivery)
+            for job in jobs:
+                _blank_job(work, job)
+            if any(job.state == RUNNING for job in jobs):
+                work.send(self.later(task_id), after_s=LATER_S)
+            if await self.units.commit(work) is not Commit.STALE:
+                await self._drop(key for key in (task.result_key, task.poster_key) if key)
+                for job in jobs:
+                    await self._drop_outputs(job)
+                return
+        raise Conflict("a task moves on too fast to be erased; try again", code="stale")
+
+    async def job(self, job_id: str) -> None:
+        """Erase a job that belongs to no task, unless it is being made: then stop it.
+
+        Raises:
+            Conflict: the job moved on each time it was tried.
+        """
+        for _ in range(TRIES):
+            job = await Job.get_or_none(id=job_id)
+            if job is None:
+                return
+            work = self.units.open(CONSUMER)
+            work.step(_forget_lines([job.id]))
+            _blank_job(work, job)
+            if await self.units.commit(work) is not Commit.STALE:
+                await self._drop_outputs(job)
+                return
+        raise Conflict("a job moves on too fast to be erased; try again", code="stale")
+
+    async def _drop_outputs(self, job: Job) -> None:
+        if job.state == RUNNING:
+            return
+        while entries := await self.objects.list(f"jobs/{job.id}/", limit=LIST_MAX):
+            await self._drop(entry.key for entry in entries)
+
+    async def _drop(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            await self.objects.delete(key)
+
+    async def deliveries(self, rows: "QuerySet[Delivery]") -> int:
+        """Erase the mails that ``rows`` finds and give how many."""
+        erased = 0
+        while found := await rows.exclude(address="").limit(PIECE):
+            for delivery in found:
+                work = self.units.open(CONSUMER)
+                _blank_delivery(work, delivery)
+                await self.units.commit(work)
+            erased += len(found)
+        return erased
+
+    async def mails(self, *addresses: str) -> int:
+        """Erase what the mailbox keeps for addresses, with its objects, and give how many."""
+        erased = 0
+        while found := await MailboxMail.filter(recipient__in=addresses).limit(PIECE):
+            for mail in found:
+                await self.objects.delete(mail.raw_key)
+                await self.database.write().execute("DELETE FROM mailbox WHERE id = ?", [mail.id])
+            erased += len(found)
+        return erased
+
+    async def account(self, user_id: str, limit: int) -> bool:
+        """Erase what a deleted account made, at most ``limit`` objects; give whether all is done.
+
+        Sources, tasks, jobs, comments, mails and sessions. False also while a job is being made.
+        """
+        async for ident in self._sources(user_id, limit):
+            await self._source(ident)
+            limit -= 1
+        tasks = await Task.filter(_with_content(user_id)).limit(limit).values_list("id", flat=True)
+        for ident in map(str, tasks):
+            await self.task(ident)
+        jobs = await Job.filter(user_id=user_id).exclude(prompt="").limit(limit)
+        for job in jobs:
+            await self.job(job.id)
+        await self.deliveries(Delivery.filter(user_id=user_id))
+        comments = await self._comments(user_id, limit)
+        await self._forget_sessions(user_id)
+        return not (limit <= 0 or tasks or jobs or comments)
+
+    async def _sources(self, user_id: str, limit: int) -> AsyncIterator[str]:
+        for source in await Source.filter(user_id=user_id).exclude(name=ERASED).limit(limit):
+            yield source.id
+
+    async def _source(self, ident: str) -> None:
+        source = await Source.get(id=ident)
+        work = self.units.open(CONSUMER)
+        if source.state != "deleted":
+            delete_source(work, source)
+        work.change(source, **NO_SOURCE)
+        await self.units.commit(work)
+
+    async def _comments(self, user_id: str, limit: int) -> int:
+        wanted = Q(user_id=user_id) & ~Q(text="", author="")
+        found = await Comment.filter(wanted).limit(limit)
+        for comment in found:
+            await self.comment(comment)
+        return len(found)
+
+    async def comment(self, comment: Comment) -> None:
+        """Erase what a comment says and who wrote it."""
+        work = self.units.open(CONSUMER)
+        work.change(comment, **NO_COMMENT)
+        await self.units.commit(work)
+
+    async def _forget_sessions(self, user_id: str) -> None:
+        writer = self.database.write()
+        for table in ("refresh_tokens", "sessions"):
+            await writer.execute(f"DELETE FROM {table} WHERE user_id = ?", [user_id])  # noqa: S608
+
+
+def _with_content(user_id: str) -> Q:
+    """Give the condition of an account's tasks that are not erased yet."""
+    blank = Q(email="", comment_text="", author="", prompt="", state__in=list(Task.ended_states()))
+    return Q(user_id=user_id) & ~blank
+
+
+def _blank_task(work: UnitOfWork, task: Task) -> None:
+    if Task.ended(task.state):
+        work.change(task, guard={"state": task.state}, **NO_TASK)
+    else:
+        work.move(task, expected=task.state, to="cancelled", detail=ERASED, **NO_TASK)
+
+
+def _blank_job(work: UnitOfWork, job: Job) -> None:
+    """Blank a job; one that is being made keeps its row until it has stopped."""
+    if job.state == RUNNING:
+        work.change(job, guard={"state": RUNNING}, cancel_requested=True)
+    elif job.state == QUEUED:
+        work.move(job, expected=QUEUED, to=CANCELLED, detail=ERASED, **NO_JOB)
+    else:
+        work.change(job, guard={"state": job.state}, **NO_JOB)
+
+
+def _blank_delivery(work: UnitOfWork, delivery: Delivery) -> None:
+    """Blank a mail; one that has not begun never will, one that is under way ends by itself."""
+    if delivery.state == "pending":
+        work.move(delivery, expected="pending", to="failed", **NO_DELIVERY | {"error": ERASED})
+    else:
+        work.change(delivery, **NO_DELIVERY)
+
+
+def _forget_lines(idents: list[str]) -> Callable[[Connection], Any]:
+    """Give the step that leaves of timelines what happened when, and nothing that was said."""
+    marks = ", ".join("?" * len(idents))
+
+    async def write(connection: Connection) -> None:
+        await connection.execute(
+            f"UPDATE timeline SET detail = '', data = '{{}}' WHERE object_id IN ({marks})",  # noqa: S608
+            idents,
+        )
+
+    return write

@@ -1,0 +1,59 @@
+"""What is kept of an account, table by table, for whoever asks for all of it."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from tortoise.expressions import Q
+from tortoise.models import Model
+
+from limner.storage.sql.accounts import ApiKey
+from limner.storage.sql.audit import AuditLine
+from limner.storage.sql.comments import Comment
+from limner.storage.sql.deliveries import Delivery
+from limner.storage.sql.identities import Identity
+from limner.storage.sql.jobs import Job
+from limner.storage.sql.notifications import Notification
+from limner.storage.sql.reading import batches
+from limner.storage.sql.sessions import Session
+from limner.storage.sql.sources import Source
+from limner.storage.sql.tasks import Task
+
+HIDDEN = frozenset({"password_hash", "sha256", "token", "totp_sealed", "totp_last_step"})
+"""Hashes and encrypted secrets say nothing about a person and must not leave the service."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A list in the export: an account's rows of a table, oldest first by the time ``at``."""
+
+    name: str
+    model: type[Model]
+    at: str = "created_at"
+
+    def batches(self, user_id: str) -> AsyncIterator[list[Model]]:
+        """Read the rows, some hundred at a time."""
+        whose = Q(user_id=user_id)
+        if self.model is AuditLine:
+            whose = Q(actor=user_id) | Q(subject=user_id)
+        return batches(self.model.filter(whose), self.at)
+
+
+SECTIONS = (
+    Section("sessions", Session),
+    Section("api_keys", ApiKey),
+    Section("identities", Identity),
+    Section("notifications", Notification),
+    Section("sources", Source),
+    Section("comments", Comment),
+    Section("tasks", Task),
+    Section("jobs", Job),
+    Section("deliveries", Delivery),
+    Section("audit", AuditLine, "at"),
+)
+
+
+def plain(row: Model) -> dict[str, Any]:
+    """Give a row's columns without what is hidden."""
+    names = row._meta.fields_db_projection
+    return {name: getattr(row, name) for name in names if name not in HIDDEN}

@@ -1,0 +1,496 @@
+"""The pages of one's own account: every form's happy way, its errors, and whose things they are."""
+
+import json
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pyotp
+import pytest
+
+from limner.core.clock import HeldClock
+from limner.core.ids import new_id
+from limner.core.settings import OAuthSettings
+from limner.http.pages.account_keys import WORDS
+from limner.http.pages.notices import WORDS as NOTICES
+from limner.storage.sql.accounts import SCOPES, ApiKey, User
+from limner.storage.sql.action_links import ActionLink
+from limner.storage.sql.identities import Identity
+from limner.storage.sql.notifications import Notification, notify
+from limner.storage.sql.providers import Provider
+from limner.storage.sql.sessions import Session
+from tests.fakes.front import Stage, problem, staged
+from tests.fakes.paper import PASSWORD, Visitor, account, signed_in, visitor
+
+SECURITY = "/account/security"
+FACTOR = f"{SECURITY}/second-factor"
+PAGES = [
+    "/account",
+    SECURITY,
+    "/account/sessions",
+    "/account/keys",
+    "/account/notifications",
+    "/account/data",
+]
+FORMS = [
+    "/account",
+    "/account/defaults",
+    "/account/data/export",
+    "/account/data/delete",
+    f"{SECURITY}/password",
+    f"{SECURITY}/password-link",
+    f"{SECURITY}/email",
+    FACTOR,
+    f"{FACTOR}/confirm",
+    f"{FACTOR}/codes",
+    f"{FACTOR}/remove",
+    f"{SECURITY}/identities/x/remove",
+    "/account/sessions/end-others",
+    "/account/sessions/x/end",
+    "/account/keys",
+    "/account/keys/x/revoke",
+    "/account/notifications/read-all",
+    "/account/notifications/x/read",
+]
+
+
+@pytest.fixture
+async def stage(migrated_file: Path, tmp_path: Path, clock: HeldClock) -> AsyncIterator[Stage]:
+    oauth = OAuthSettings(github_client_id="an-id", google_client_id="another")
+    async with staged(migrated_file, tmp_path, clock, oauth=oauth) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def anna(stage: Stage) -> Visitor:
+    await account(stage)
+    return await signed_in(stage)
+
+
+async def mine() -> User:
+    return await User.get(email="anna@example.com")
+
+
+async def test_every_page_is_sound_and_marks_where_one_is(anna: Visitor) -> None:
+    for path in PAGES:
+        paper = await anna.open(path)
+        assert f'href="{path}" aria-current="page"' in paper.source, path
+        assert paper.source.count("<h1>") == 1
+
+
+async def test_the_owner_without_an_address_sees_all_pages_too(stage: Stage) -> None:
+    owner = Visitor(await stage.signed_in())
+    for path in PAGES:
+        await owner.open(path)
+    assert "no address" in (await owner.open("/account")).text
+    assert "signed in by a link" in (await owner.open(SECURITY)).text
+    refused = await owner.send(SECURITY, FACTOR)
+    assert "Type the code that it shows." in refused.text
+
+
+@pytest.mark.parametrize("path", PAGES)
+async def test_a_visitor_is_asked_to_sign_in(stage: Stage, path: str) -> None:
+    somebody = await visitor(stage)
+    paper = await somebody.open(path, 401)
+    assert paper.sheet("/login").fields["next"] == path
+
+
+@pytest.mark.parametrize("action", FORMS)
+async def test_a_form_without_its_token_changes_nothing(anna: Visitor, action: str) -> None:
+    paper = await anna.post(action, {"name": "Eve"})
+    assert paper.status == 403
+    assert "load it again" in paper.text
+    assert (await mine()).name == "Anna"
+
+
+async def test_a_key_without_the_scope_cannot_use_the_pages(stage: Stage) -> None:
+    client = await stage.client(await stage.key("tasks:read"))
+    for path in PAGES:
+        assert (await client.get(path)).status == 403
+    assert (await client.post("/account/keys")).status == 403
+
+
+async def test_the_profile_is_changed(anna: Visitor) -> None:
+    paper = await anna.send(
+        "/account", "/account", name="Änna", language="de", timezone="Europe/Berlin"
+    )
+    assert paper.path == "/account?done=profile"
+    assert "Your profile has been saved." in paper.text
+    user = await mine()
+    assert (user.name, user.language, user.timezone) == ("Änna", "de", "Europe/Berlin")
+    assert paper.sheet("/account").fields["timezone"] == "Europe/Berlin"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("timezone", "Mars/Base"), ("language", "xx"), ("name", "a\x07b")]
+)
+async def test_a_profile_that_does_not_fit_is_refused_at_the_field(
+    anna: Visitor, field: str, value: str
+) -> None:
+    paper = await anna.send("/account", "/account", **{field: value})
+    assert paper.status == 422
+    assert f'id="{field}-wrong"' in paper.source
+    assert (await mine()).language == "en"
+
+
+async def test_own_defaults_are_chosen_and_given_back(stage: Stage, anna: Visitor) -> None:
+    await stage.add(
+        Provider(
+            id=new_id("provider"),
+            state="active",
+            user_id=stage.owner.id,
+            name="acme",
+            media="image",
+            config={},
+        )
+    )
+    paper = await anna.send(
+        "/account",
+        "/account/defaults",
+        image_provider="acme",
+        keywords="draw me\n\n paint ",
+        confidence_threshold="0.9",
+    )
+    assert paper.path == "/account?done=defaults"
+    wanted = {
+        "image_provider": "acme",
+        "keywords": ["draw me", "paint"],
+        "confidence_threshold": 0.9,
+    }
+    assert (await mine()).defaults == wanted
+    assert paper.sheet("/account/defaults").fields["keywords"] == "draw me\npaint"
+    await anna.send(
+        paper, "/account/defaults", image_provider="", keywords="", confidence_threshold=""
+    )
+    assert (await mine()).defaults == {}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("image_provider", "nobody"),
+        ("confidence_threshold", "2"),
+        ("confidence_threshold", "much"),
+        ("keywords", "x" * 65),
+    ],
+)
+async def test_defaults_that_do_not_fit_are_refused_at_the_field(
+    anna: Visitor, field: str, value: str
+) -> None:
+    paper = await anna.send("/account", "/account/defaults", **{field: value})
+    assert paper.status == 422
+    assert f'id="{field}-wrong"' in paper.source
+    if field != "image_provider":
+        assert paper.sheet("/account/defaults").fields[field] == value
+    assert (await mine()).defaults == {}
+
+
+async def test_the_password_is_changed_and_other_sessions_end(stage: Stage, anna: Visitor) -> None:
+    other = await signed_in(stage)
+    wrong = await anna.send(
+        SECURITY, f"{SECURITY}/password", current_password="no", new_password="a new long sentence"
+    )
+    assert (wrong.status, 'id="current_password-wrong"' in wrong.source) == (403, True)
+    weak = await anna.send(
+        SECURITY, f"{SECURITY}/password", current_password=PASSWORD, new_password="password"
+    )
+    assert (weak.status, 'id="new_password-wrong"' in weak.source) == (422, True)
+    done = await anna.send(
+        SECURITY,
+        f"{SECURITY}/password",
+        current_password=PASSWORD,
+        new_password="a new long sentence",
+    )
+    assert done.path == f"{SECURITY}?done=password"
+    assert "a new long sentence" not in weak.source + done.source
+    await other.open("/account", 401)
+    await anna.open("/account")
+
+
+async def test_a_new_address_is_asked_for_with_the_password(anna: Visitor) -> None:
+    wrong = await anna.send(SECURITY, f"{SECURITY}/email", email="new@example.com", password="no")
+    assert (wrong.status, 'id="password-wrong"' in wrong.source) == (403, True)
+    assert wrong.sheet(f"{SECURITY}/email").fields["email"] == "new@example.com"
+    bad = await anna.send(SECURITY, f"{SECURITY}/email", email="new", password=PASSWORD)
+    assert (bad.status, 'id="email-wrong"' in bad.source) == (422, True)
+    paper = await anna.send(
+        SECURITY, f"{SECURITY}/email", email="new@example.com", password=PASSWORD
+    )
+    assert paper.path == f"{SECURITY}?done=email"
+    row = await ActionLink.get(purpose=ActionLink.CHANGE)
+    assert row.email == "new@example.com"
+    assert (await mine()).email == "anna@example.com"
+
+
+async def test_an_address_is_changed_by_the_link_while_signed_in(
+    stage: Stage, anna: Visitor
+) -> None:
+    await anna.send(SECURITY, f"{SECURITY}/email", email="new@example.com", password=PASSWORD)
+    row = await ActionLink.get(purpose=ActionLink.CHANGE)
+    token = stage.front.signer.token(ActionLink.CHANGE, {"link": row.id})
+    paper = await anna.send(f"/verify-email?token={token}", "/verify-email")
+    assert paper.path == "/account?done=confirmed"
+    assert "new@example.com" in paper.text
+
+
+async def test_an_account_without_a_password_has_a_link_sent(stage: Stage, anna: Visitor) -> None:
+    work = stage.work()
+    work.change(await mine(), password_hash=None)
+    await stage.front.units.commit(work)
+    paper = await anna.open(SECURITY)
+    assert "This account has no password yet." in paper.text
+    assert "Set a password first." in paper.text
+    done = await anna.send(paper, f"{SECURITY}/password-link")
+    assert done.path == f"{SECURITY}?done=password-link"
+    refused = await anna.post(
+        f"{SECURITY}/password",
+        {**paper.sheet(f"{SECURITY}/password-link").fields, "current_password": "x"},
+    )
+    assert refused.status == 409
+
+
+async def test_the_second_factor_is_set_up_renewed_and_taken_away(
+    stage: Stage, anna: Visitor
+) -> None:
+    wrong = await anna.send(SECURITY, FACTOR, factor_password="no")
+    assert (wrong.status, 'id="factor_password-wrong"' in wrong.source) == (403, True)
+    begun = await anna.send(SECURITY, FACTOR, factor_password=PASSWORD)
+    assert "<svg" in begun.source
+    found = re.search(r'id="secret">([A-Z2-7]+)<', begun.source)
+    assert found is not None
+    generator = pyotp.TOTP(found[1])
+    bad = await anna.send(begun, f"{FACTOR}/confirm", code="000")
+    assert (bad.status, 'id="code-wrong"' in bad.source) == (422, True)
+    assert found[1] not in bad.source
+    codes = await anna.send(bad, f"{FACTOR}/confirm", code=generator.at(stage.clock.now()))
+    assert len(re.findall(r"<li>[\w-]{8,}</li>", codes.source)) == 10
+    assert (await mine()).totp_enabled_at is not None
+    stage.clock.advance(30)
+    proof = {"factor_password": PASSWORD, "code": generator.at(stage.clock.now())}
+    renewed = await anna.send(SECURITY, f"{FACTOR}/codes", **proof)
+    assert renewed.status == 200, renewed.text
+    used = await anna.post(
+        f"{FACTOR}/remove", {**(await anna.open(SECURITY)).sheet(f"{FACTOR}/codes").fields, **proof}
+    )
+    assert (used.status, 'id="code-wrong"' in used.source) == (422, True)
+    stage.clock.advance(30)
+    proof["code"] = generator.at(stage.clock.now())
+    gone = await anna.post(f"{FACTOR}/remove", {**used.sheet(f"{FACTOR}/codes").fields, **proof})
+    assert gone.path == f"{SECURITY}?done=factor-off"
+    assert (await mine()).totp_enabled_at is None
+
+
+async def test_a_second_factor_needs_a_right_code_for_new_codes(
+    stage: Stage, anna: Visitor
+) -> None:
+    paper = await anna.open(SECURITY)
+    token = paper.sheet(FACTOR).fields["csrf_token"]
+    none = await anna.post(f"{FACTOR}/codes", {"csrf_token": token, "code": "123456"})
+    assert none.status == 409
+    assert "no second factor" in none.text
+    empty = await anna.post(f"{FACTOR}/confirm", {"csrf_token": token})
+    assert empty.status == 422
+
+
+async def test_other_ways_to_sign_in_are_shown_and_removed(stage: Stage, anna: Visitor) -> None:
+    user = await mine()
+    row = Identity(
+        id=new_id("identity"),
+        user_id=user.id,
+        provider="github",
+        issuer="https://x",
+        subject="1",
+        email="anna@github.test",
+        created_at=stage.clock.now(),
+    )
+    foreign = Identity(
+        id=new_id("identity"),
+        user_id="user_other",
+        provider="github",
+        issuer="https://x",
+        subject="2",
+        created_at=stage.clock.now(),
+    )
+    await stage.add(row, foreign)
+    paper = await anna.open(SECURITY)
+    assert "anna@github.test" in paper.text
+    assert paper.sheet("/auth/google/link").fields["redirect"] == f"{SECURITY}?done=linked"
+    assert "/auth/github/link" not in paper.source
+    remove = paper.sheet(f"{SECURITY}/identities/{row.id}/remove")
+    assert (
+        await anna.post(f"{SECURITY}/identities/{foreign.id}/remove", remove.fields)
+    ).status == 404
+    done = await anna.send(paper, remove.action)
+    assert done.path == f"{SECURITY}?done=identity"
+    assert await Identity.filter(user_id=user.id).count() == 0
+
+
+async def test_the_last_way_to_sign_in_stays(stage: Stage, anna: Visitor) -> None:
+    user = await mine()
+    row = Identity(
+        id=new_id("identity"),
+        user_id=user.id,
+        provider="github",
+        issuer="https://x",
+        subject="1",
+        created_at=stage.clock.now(),
+    )
+    await stage.add(row)
+    work = stage.work()
+    work.change(user, password_hash=None)
+    await stage.front.units.commit(work)
+    paper = await anna.send(SECURITY, f"{SECURITY}/identities/{row.id}/remove")
+    assert paper.status == 409
+    assert await Identity.filter(user_id=user.id).count() == 1
+
+
+async def test_sessions_are_shown_and_ended(stage: Stage, anna: Visitor) -> None:
+    other, third = await signed_in(stage), await signed_in(stage)
+    paper = await anna.open("/account/sessions")
+    assert paper.text.count("this one") == 1
+    endings = [one.action for one in paper.sheets if one.action.endswith("/end")]
+    assert len(endings) == 2
+    done = await anna.send(paper, endings[0])
+    assert done.path == "/account/sessions?done=session"
+    assert await Session.filter(revoked_at=None).count() == 2
+    await anna.send(done, "/account/sessions/end-others")
+    for one in (other, third):
+        wall = await one.open("/account", 401)
+        assert "This session has ended; sign in again." in wall.text
+        assert wall.sheet("/login").fields["next"] == "/account"
+    await anna.open("/account")
+
+
+async def test_a_key_is_made_shown_once_and_revoked(stage: Stage, anna: Visitor) -> None:
+    typed = {"name": "Backup <1>", "scope.tasks:read": "on", "expires": "30"}
+    made = await anna.send("/account/keys", "/account/keys", **typed)
+    found = re.search(r"lim_[\w-]{43}", made.source)
+    assert (made.status, found is not None) == (200, True)
+    assert found is not None
+    program = await stage.client(found[0])
+    assert (await program.get("/api/tasks")).status == 200
+    assert (await program.get("/api/sources")).status == 403
+    listed = await anna.open("/account/keys")
+    assert found[0] not in listed.source
+    assert "Backup <1>" in listed.text
+    (key,) = await ApiKey.filter(user_id=(await mine()).id)
+    assert key.expires_at is not None
+    assert (key.expires_at - key.created_at).days == 30
+    done = await anna.send(listed, f"/account/keys/{key.id}/revoke")
+    assert done.path == "/account/keys?done=revoked"
+    assert "revoked" in done.text
+    assert (await program.get("/api/tasks")).status == 401
+
+
+@pytest.mark.parametrize(
+    ("typed", "field"),
+    [
+        ({"name": "x"}, "scopes"),
+        ({"scope.tasks:read": "on", "expires": "soon"}, "expires"),
+        ({"scope.mailbox:read": "on"}, ""),
+        ({"scope.none": "on"}, ""),
+        ({"scope.tasks:read": "on", "name": "x" * 201}, "name"),
+    ],
+)
+async def test_a_key_that_cannot_be_is_refused_and_the_choice_stays(
+    anna: Visitor, typed: dict[str, str], field: str
+) -> None:
+    paper = await anna.send("/account/keys", "/account/keys", **{"expires": "90", **typed})
+    assert paper.status in {403, 422}
+    if field:
+        assert f'id="{field}-wrong"' in paper.source
+    if "scope.tasks:read" in typed:
+        assert 'name="scope.tasks:read" value="on" checked' in paper.source
+    assert await ApiKey.all().count() == 0
+
+
+async def test_only_ones_own_things_can_be_touched(stage: Stage, anna: Visitor) -> None:
+    await stage.key("tasks:read")
+    key = await ApiKey.get()
+    fields = (await anna.open("/account/keys")).sheet("/account/keys").fields
+    token = {"csrf_token": fields["csrf_token"]}
+    assert (await anna.post(f"/account/keys/{key.id}/revoke", token)).status == 404
+    await stage.signed_in()
+    session = await Session.get(user_id=stage.owner.id)
+    assert (await anna.post(f"/account/sessions/{session.id}/end", token)).status == 404
+    assert (await Session.get(id=session.id)).revoked_at is None
+
+
+async def test_the_bell_counts_until_all_is_read(stage: Stage, anna: Visitor) -> None:
+    user = await mine()
+    task = await stage.task("failed", user_id=user.id)
+    work = stage.work()
+    for kind in (*NOTICES, "something.new_here"):
+        notify(work, user.id, kind, subject=task.id)
+    notify(work, stage.owner.id, "key.created")
+    await stage.front.units.commit(work)
+    paper = await anna.open("/account/notifications")
+    assert f"{len(NOTICES) + 1} unread" in paper.text
+    assert "Something: new here." in paper.text
+    assert f'href="/tasks/{task.id}"' in paper.source
+    one = next(sheet for sheet in paper.sheets if sheet.action.endswith("/read"))
+    paper = await anna.send(paper, one.action)
+    assert f"{len(NOTICES)} unread" in paper.text
+    paper = await anna.send(paper, "/account/notifications/read-all")
+    assert "Nothing is unread." in paper.text
+    assert 'class="count"' not in (await anna.open("/tasks")).source
+    assert await Notification.filter(user_id=stage.owner.id, read_at=None).count() == 1
+
+
+async def test_many_notifications_have_pages_and_a_bell_with_an_end(
+    stage: Stage, anna: Visitor
+) -> None:
+    user = await mine()
+    work = stage.work()
+    for _ in range(101):
+        notify(work, user.id, "key.created")
+    await stage.front.units.commit(work)
+    paper = await anna.open("/account/notifications")
+    assert "99+" in paper.text
+    older = re.search(r'rel="next" href="([^"]+)"', paper.source)
+    assert older is not None
+    await anna.open(older[1])
+
+
+async def test_the_data_comes_as_a_file(anna: Visitor) -> None:
+    fields = (await anna.open("/account/data")).sheet("/account/data/export").fields
+    answer = await anna.client.post("/account/data/export", data=fields)
+    assert answer.status == 200
+    assert answer.headers["Content-Disposition"].startswith("attachment")
+    assert "anna@example.com" in json.dumps(json.loads(await answer.text()))
+
+
+async def test_the_account_is_deleted_with_the_password_only(stage: Stage, anna: Visitor) -> None:
+    for password, status in (("", 422), ("no", 403)):
+        paper = await anna.send("/account/data", "/account/data/delete", password=password)
+        assert (paper.status, 'id="password-wrong"' in paper.source) == (status, True)
+    done = await anna.send("/account/data", "/account/data/delete", password=PASSWORD)
+    assert done.path == "/login?done=deleted"
+    assert await User.filter(email="anna@example.com").count() == 0
+    again = await done_again(stage)
+    assert again == 401
+
+
+async def done_again(stage: Stage) -> int:
+    somebody = await visitor(stage)
+    paper = await somebody.send("/login", "/login", email="anna@example.com", password=PASSWORD)
+    return paper.status
+
+
+async def test_the_last_admin_cannot_go(stage: Stage) -> None:
+    work = stage.work()
+    work.change(await User.get(id=stage.owner.id), email="owner@example.com")
+    await stage.front.units.commit(work)
+    owner = Visitor(await stage.signed_in())
+    paper = await owner.send("/account/data", "/account/data/delete")
+    assert paper.status == 409
+    assert (await User.get(id=stage.owner.id)).state == "active"
+
+
+async def test_a_script_gets_problems_from_the_same_paths(anna: Visitor) -> None:
+    found = await problem(await anna.client.post("/account/keys", json={}))
+    assert found["code"] == "csrf"
+
+
+def test_every_scope_has_words() -> None:
+    assert set(WORDS) == SCOPES
