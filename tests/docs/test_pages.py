@@ -35,7 +35,7 @@ ROUTE = re.compile(
     r"(?:\b(GET|PUT|POST|PATCH|DELETE)\s+|\$URL)?(/api/[A-Za-z0-9/{}$_-]*[A-Za-z0-9}])"
 )
 PLACE = re.compile(r"\{[^}]*\}|\$[A-Za-z_]+")
-METRIC = re.compile(r"`limner_([a-z_]+)")
+METRIC = re.compile(r"(?<!cookie )`limner_([a-z_]+)")
 TOLD_DEFAULT = re.compile(r"`([a-z_]+)`\s+\((\d[\d,.]*)(?: s)?\)")
 ROW = re.compile(r"^\| `([^`]+)` \|(.*)\|$", re.MULTILINE)
 
