@@ -5,11 +5,19 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 from aiohttp import web
 from multidict import MultiMapping
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidationError,
+)
 from pydantic_core import to_json
 
 from limner.core.errors import Invalid, TooLarge
@@ -40,7 +48,17 @@ def _written(value: object) -> object:
     raise ValueError("is not a time by ISO 8601, with a zone")
 
 
-Instant = Annotated[AwareDatetime, BeforeValidator(_written)]
+def _in_utc(value: datetime) -> datetime:
+    """Refuse what has no time in UTC: the calendar ends within a day of it."""
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("is beyond the calendar") from None
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+"""A time in a body, with its zone."""
+Instant = Annotated[Moment, BeforeValidator(_written)]
 """A time in a query: ISO 8601 with its zone."""
 
 

@@ -37,6 +37,7 @@ PROBLEM = {
         },
     },
 }
+BYTES = {"type": "string", "format": "binary"}
 FIRST_FAULT = 400
 EMPTY = frozenset({204, 302, 303, 304})
 """Statuses of answers that have no body of their own."""
@@ -173,6 +174,11 @@ class _Describing:
             operation["requestBody"] = {
                 "required": not route.has_optional_body,
                 "content": {"application/json": self._content(route.body, "validation")},
+            }
+        if route.takes:
+            operation["requestBody"] = {
+                "required": True,
+                "content": {one: {"schema": BYTES} for one in route.takes},
             }
         return operation
 

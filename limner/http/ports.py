@@ -62,6 +62,20 @@ class SourceValidator(Protocol):
         ...
 
 
+class PortraitMaker(Protocol):
+    """Makes small pictures of people out of whatever they send."""
+
+    async def make(self, picture: bytes) -> bytes:
+        """Give the middle of a picture as a PNG of 256 x 256 pixels without any metadata.
+
+        Raises:
+            Invalid: it is no PNG, JPEG or WebP, or one that takes too much to be read.
+            Transient: it cannot be made now.
+            NotConfigured: this system cannot make any.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Front:
     """Everything the routes may need.
@@ -88,6 +102,7 @@ class Front:
     intent: IntentTester
     providers: ProviderTester
     validate_source: SourceValidator
+    portraits: PortraitMaker
     ready: Callable[[], bool]
     stopping: Callable[[], bool]
     checks: Callable[[], Awaitable[list[Check]]]

@@ -38,6 +38,10 @@ DETAILS = {
 }
 
 
+CREDENTIALS = ("signed", "token")
+"""Parts of a path that are a credential."""
+
+
 class BadRequest(LimnerError):
     """The request is not one that HTTP or JSON allows."""
 
@@ -92,12 +96,22 @@ def problem(
 ) -> web.Response:
     """Give the answer for a problem; ``more`` are members of its own (RFC 9457 section 3.2)."""
     base_url, request_id = request.app[FRONT].settings.base_url, request.get(REQUEST_ID, "")
-    body = document(base_url, status, code, detail, request.path, request_id) | more
+    body = document(base_url, status, code, detail, _instance(request), request_id) | more
     return web.Response(
         body=json.dumps(body, ensure_ascii=False).encode(errors="replace"),
         status=status,
         headers={**(headers or {}), "Content-Type": CONTENT_TYPE},
     )
+
+
+def _instance(request: web.Request) -> str:
+    """Give the request's path; a credential in it stays out of what people paste elsewhere."""
+    path = request.path
+    for name in CREDENTIALS:
+        secret = request.match_info.get(name)
+        if secret:
+            path = path.replace(secret, "-")
+    return path
 
 
 def problem_of(request: web.Request, error: LimnerError) -> web.Response:

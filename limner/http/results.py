@@ -3,6 +3,7 @@
 import math
 
 from limner.http.call import Call
+from limner.storage.sql.accounts import User
 from limner.storage.sql.aggregate import Aggregate
 from limner.storage.sql.tasks import Task
 
@@ -33,6 +34,11 @@ async def link_to(call: Call, key: str, filename: str | None = None) -> str:
     """Give a fresh link to an object."""
     ttl_s = await link_ttl_s(call)
     return await call.front.objects.presign("GET", key, ttl_s, filename=filename)
+
+
+async def link_to_avatar(call: Call, user: User) -> str | None:
+    """Give a fresh link to an account's picture, or None if it has none."""
+    return await link_to(call, user.avatar_key) if user.avatar_key else None
 
 
 def suffix_of(content_type: str) -> str:

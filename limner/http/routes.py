@@ -33,7 +33,8 @@ class Route:
     ``handler(call)`` gets ``body=`` and ``query=`` too, where the route has models for them.
     ``access`` is ``open``, ``any`` or a scope. ``has_optional_body``: no body means the model's
     defaults. ``is_documented`` is False for pages and files, which are no part of the API;
-    ``media`` is the type of an answer that is no JSON. ``has_head`` is False where a HEAD would
+    ``media`` is the type of an answer that is no JSON, ``takes`` are those of a body that is none
+    and that the handler reads. ``has_head`` is False where a HEAD would
     have an effect or no meaning. ``is_tagged``: the answer has an ETag; ``waits``: it honours
     ``Prefer: wait``. ``creates``: an Idempotency-Key is obeyed, and the handler ends with
     ``call.answered``. ``also`` names the further statuses it may answer with, each with a sentence.
@@ -52,6 +53,7 @@ class Route:
     reads_body: bool = True
     has_head: bool = True
     media: str = ""
+    takes: tuple[str, ...] = ()
     is_documented: bool = True
     is_tagged: bool = False
     waits: bool = False

@@ -2,6 +2,7 @@
 
 from limner.http.api import (
     audit,
+    avatar,
     comments,
     deliveries,
     descriptions,
@@ -45,6 +46,7 @@ ROUTES: list[Route] = [
     *oauth.ROUTES,
     *sessions.ROUTES,
     *me.ROUTES,
+    *avatar.ROUTES,
     *totp.ROUTES,
     *notifications.ROUTES,
     *keys.ROUTES,

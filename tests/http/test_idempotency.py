@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,22 +55,26 @@ async def ask(client: Client, body: Any = None, path: str = PATH, **headers: str
     return await client.post(path, json=BODY if body is None else body, headers={**KEY, **headers})
 
 
-async def hold_commits(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
-    """Let commits of requests wait for the event that is given."""
-    commit: Committing = stage.front.units.commit
-    gate = asyncio.Event()
+@dataclass
+class Held:
+    """Commits that wait for ``gate``; ``reached`` says that one does."""
 
-    async def held(work: UnitOfWork) -> Commit:
-        await gate.wait()
+    gate: asyncio.Event
+    reached: asyncio.Event
+
+
+async def hold_commits(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Held:
+    """Let commits of requests wait."""
+    commit: Committing = stage.front.units.commit
+    held = Held(asyncio.Event(), asyncio.Event())
+
+    async def wait(work: UnitOfWork) -> Commit:
+        held.reached.set()
+        await held.gate.wait()
         return await commit(work)
 
-    monkeypatch.setattr(stage.front.units, "commit", held)
-    return gate
-
-
-async def begun() -> None:
-    """Return when a request has its marker."""
-    await eventually(IdempotentRequest.exists)
+    monkeypatch.setattr(stage.front.units, "commit", wait)
+    return held
 
 
 async def test_a_request_that_is_sent_again_gets_the_stored_answer(stage: Stage) -> None:
@@ -275,15 +280,15 @@ async def test_a_request_that_still_runs_is_told_to_come_back(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = await stage.admin()
-    gate = await hold_commits(stage, monkeypatch)
+    held = await hold_commits(stage, monkeypatch)
     first = asyncio.create_task(ask(client))
-    await begun()
+    await held.reached.wait()
     running = await ask(client)
     assert (running.status, running.headers["Retry-After"]) == (409, "1")
     assert (await problem(running))["code"] == "idempotency_key_in_use"
     other = await ask(client, {**BODY, "reason": "bounced"})
     assert (other.status, (await problem(other))["code"]) == (422, "idempotency_key_reused")
-    gate.set()
+    held.gate.set()
     assert (await first).status == 201
     assert (await ask(client)).headers["Idempotency-Replayed"] == "true"
 
@@ -313,13 +318,13 @@ async def test_a_run_that_lost_its_lease_makes_nothing(
     """As if its process had stood still for a minute, or died before its commit."""
     client = await stage.admin()
     with monkeypatch.context() as patched:
-        gate = await hold_commits(stage, patched)
+        held = await hold_commits(stage, patched)
         slow = asyncio.create_task(ask(client, SOURCE, SOURCES))
-        await begun()
+        await held.reached.wait()
         stage.clock.advance(LEASE_S + 1)
     newer = await ask(client, SOURCE, SOURCES)
     assert (newer.status, newer.headers.get("Idempotency-Replayed")) == (201, None)
-    gate.set()
+    held.gate.set()
     stale = await slow
     assert (stale.status, (await problem(stale))["code"]) == (409, "stale")
     assert await Source.all().count() == 1
@@ -331,13 +336,13 @@ async def test_a_stale_run_that_fails_leaves_the_newer_marker_alone(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = await stage.admin()
-    gate = await hold_commits(stage, monkeypatch)
+    held = await hold_commits(stage, monkeypatch)
     slow = asyncio.create_task(ask(client, SOURCE, SOURCES))
-    await begun()
+    await held.reached.wait()
     stage.clock.advance(LEASE_S + 1)
     newer = asyncio.create_task(ask(client, SOURCE, SOURCES))
     await eventually(lambda: IdempotentRequest.exists(token=2))
-    gate.set()
+    held.gate.set()
     statuses = sorted([(await slow).status, (await newer).status])
     assert statuses == [201, 409]
     assert await Source.all().count() == 1
@@ -348,15 +353,15 @@ async def test_a_stale_run_that_fails_leaves_the_newer_marker_alone(
 async def test_a_long_run_keeps_its_lease(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(idempotency, "RENEWED_EVERY_S", 0.01)
     client = await stage.admin()
-    gate = await hold_commits(stage, monkeypatch)
+    held = await hold_commits(stage, monkeypatch)
     first = asyncio.create_task(ask(client))
-    await begun()
+    await held.reached.wait()
     at_first = (await IdempotentRequest.get()).lease_until
     stage.clock.advance(LEASE_S - 1)
     await eventually(lambda: IdempotentRequest.exists(lease_until__gt=at_first))
     stage.clock.advance(LEASE_S - 1)
     assert (await ask(client)).status == 409
-    gate.set()
+    held.gate.set()
     assert (await first).status == 201
 
 
@@ -397,13 +402,13 @@ async def test_who_has_lost_a_request_stops_renewing_it(
 ) -> None:
     monkeypatch.setattr(idempotency, "RENEWED_EVERY_S", 0.001)
     client = await stage.admin()
-    gate = await hold_commits(stage, monkeypatch)
+    held = await hold_commits(stage, monkeypatch)
     with capture_logs() as logs:
         first = asyncio.create_task(ask(client))
-        await begun()
+        await held.reached.wait()
         await IdempotentRequest.all().delete()
         await until(lambda: any("taken a request over" in line["event"] for line in logs))
-        gate.set()
+        held.gate.set()
         assert (await first).status == 409
     assert not await Suppression.exists()
 
@@ -507,7 +512,7 @@ async def test_answers_of_all_forms_are_kept_even_where_nothing_was_committed(
         for _ in range(2):
             made = await ask(client, {}, "/api/model", **{"Idempotency-Key": "m"})
             assert (made.status, await made.json()) == (201, {"number": 1})
-            left = await ask(client, {}, "/api/bare", **{"Idempotency-Key": "b"})
+            left = await client.post("/api/bare", headers={"Idempotency-Key": "b"})
             assert (left.status, left.headers["X-Number"], await left.read()) == (204, "1", b"")
         assert left.headers["Idempotency-Replayed"] == "true"
         assert runs == {"model": 1, "bare": 1}

@@ -16,6 +16,7 @@ pytestmark = [pytest.mark.journey, pytest.mark.timeout(150)]
 
 HEADERS = {"Idempotency-Key": '"one key"'}
 SOURCE = {"name": "x", "connector": "demo"}
+ENDED = "UPDATE idempotent_requests SET lease_until = '2000-01-01 00:00:00+00:00'"
 # The first commit of a server is that of the owner's sign-in link.
 BEFORE, AFTER = "db.commit.before:2:kill", "db.commit.after:2:kill"
 
@@ -58,7 +59,7 @@ async def test_what_a_dying_server_made_or_not_is_made_once(tmp_path: Path, fail
                 # Nobody can know yet whether the one who was first is dead.
                 early = await asking.post("/api/sources", json=SOURCE)
                 assert (early.status, early.headers["Retry-After"]) == (409, "1")
-                rows(limner, "UPDATE idempotent_requests SET lease_until = '2000-01-01 00:00:00+00:00'")
+                rows(limner, ENDED)
             answers = [await asking.post("/api/sources", json=SOURCE) for _ in range(2)]
             assert [answer.status for answer in answers] == [201, 201]
             replayed = ["Idempotency-Replayed" in answer.headers for answer in answers]

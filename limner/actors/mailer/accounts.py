@@ -29,7 +29,7 @@ from limner.storage.sql.action_links import (
     has_enough_links,
 )
 from limner.storage.sql.deliveries import Delivery
-from limner.storage.sql.suppressions import Suppression
+from limner.storage.sql.suppressions import suppression_of
 
 log = get_logger("mailer")
 
@@ -112,7 +112,7 @@ async def is_refused(address: str) -> bool:
 
     Who unsubscribed from results must still be able to get back in.
     """
-    found = await Suppression.get_or_none(address=address.lower())
+    found = await suppression_of(address)
     return found is not None and found.reason != "unsubscribed"
 
 

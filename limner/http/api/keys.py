@@ -3,10 +3,10 @@
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from limner.core.errors import Forbidden, Invalid, NotFound
-from limner.http.body import Form
+from limner.http.body import Form, Moment
 from limner.http.call import Call
 from limner.http.etags import tagged
 from limner.http.listing import Listing, Page, page_of, rows_of
@@ -20,7 +20,7 @@ class KeyIn(Form):
 
     name: Annotated[str, Field(max_length=200)] = ""
     scopes: Annotated[list[str], Field(min_length=1, max_length=50)]
-    expires_at: AwareDatetime | None = None
+    expires_at: Moment | None = None
 
 
 class KeyOut(BaseModel):

@@ -20,6 +20,7 @@ from limner.http.auth.confirmation import confirm_identity
 from limner.http.body import Form
 from limner.http.call import Call
 from limner.http.etags import tagged
+from limner.http.results import link_to_avatar, version_tag
 from limner.http.routes import ANY, Result, Route
 from limner.storage.sql.accounts import User, active_user
 from limner.storage.sql.users import delete_user
@@ -37,7 +38,10 @@ Name = Annotated[
 
 
 class MeOut(BaseModel):
-    """The caller's account; ``defaults`` are chosen for own sources in place of the settings."""
+    """The caller's account; ``defaults`` are chosen for own sources in place of the settings.
+
+    ``avatar_url`` is made anew at each read, and open without a login until it expires.
+    """
 
     id: str
     email: str | None
@@ -49,6 +53,7 @@ class MeOut(BaseModel):
     verified: bool
     has_password: bool
     totp_enabled: bool
+    avatar_url: str | None
     defaults: dict[str, Any]
     scopes: list[str]
     created_at: datetime
@@ -70,7 +75,7 @@ class Farewell(Form):
     password: Annotated[str, Field(max_length=PASSWORD_MAX_CHARACTERS)] | None = None
 
 
-def shown(call: Call, user: User) -> MeOut:
+async def shown(call: Call, user: User) -> MeOut:
     """Give the caller's account as they see it, with what this credential may do."""
     return MeOut(
         id=user.id,
@@ -83,6 +88,7 @@ def shown(call: Call, user: User) -> MeOut:
         verified=user.is_verified,
         has_password=user.password_hash is not None,
         totp_enabled=user.totp_enabled_at is not None,
+        avatar_url=await link_to_avatar(call, user),
         defaults=user.defaults,
         scopes=sorted(call.caller.scopes),
         created_at=user.created_at,
@@ -95,14 +101,15 @@ async def show(call: Call) -> Result:
     user = await active_user(call.caller.id)
     # What may be done differs by credential, and by role.
     scopes = crc32(" ".join(sorted(call.caller.scopes)).encode())
-    return tagged(call, shown(call, user), f"{user.version}-{scopes:x}")
+    version = await version_tag(call, user, has_result=bool(user.avatar_key))
+    return tagged(call, await shown(call, user), f"{version}-{scopes:x}")
 
 
 async def patch(call: Call, body: MePatch) -> Result:
     """Change it."""
     await change(call, body)
     user = await active_user(call.caller.id)
-    return shown(call, user)
+    return await shown(call, user)
 
 
 async def change(call: Call, body: MePatch) -> None:

@@ -308,7 +308,7 @@ def _ended() -> Unauthenticated:
 
 
 async def still_valid(front: Front, callers: Iterable[Caller]) -> set[Caller]:
-    """Give those whose account is still active and whose key, session or token still lives.
+    """Give those whose account is active with the same rights, and whose credential lives.
 
     Raises:
         EngineUnavailable: the database does not answer.
@@ -318,16 +318,22 @@ async def still_valid(front: Front, callers: Iterable[Caller]) -> set[Caller]:
     users = await by_ids(User, {caller.id for caller in everybody})
     keys = await by_ids(ApiKey, {caller.key.id for caller in everybody if caller.key})
     sessions = await by_ids(Session, {caller.session.id for caller in everybody if caller.session})
-    active = {user.id for user in users if user.state == "active"}
+    active = {user.id: user for user in users if user.state == "active"}
     living = {key.id for key in keys if key_lives(key, now)}
     living |= {session.id for session in sessions if session_lives(session, now)}
     return {
         caller
         for caller in everybody
-        if caller.id in active
+        if _may_still(caller, active.get(caller.id))
         and (caller.key is None or caller.key.id in living)
         and (caller.session is None or caller.session.id in living)
     }
+
+
+def _may_still(caller: Caller, user: User | None) -> bool:
+    """Whether an account, as it is now, still gives a caller all that it gave when it called."""
+    granted = None if caller.key is None else frozenset(caller.key.scopes)
+    return user is not None and caller.scopes <= effective_scopes(user, granted)
 
 
 def _token_is_over(caller: Caller, now: datetime) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from limner.http.pages.account_rooms import KEYS, SECURITY, SESSIONS
+from limner.http.pages.account_rooms import KEYS, PROFILE, SECURITY, SESSIONS
 
 TASK = "task."
 REUSED = (
@@ -16,6 +16,8 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "user.totp_enabled": ("The second factor was turned on.", SECURITY),
     "user.totp_disabled": ("The second factor was taken away.", SECURITY),
     "user.recovery_codes_renewed": ("New recovery codes were made.", SECURITY),
+    "user.recovery_code_used": ("A recovery code was used to sign in.", SECURITY),
+    "user.role_changed": ("What you may do here was changed.", PROFILE),
     "user.password_changed": ("Your password was changed.", SECURITY),
     "user.password_reset": ("Your password was set anew by a mailed link.", SECURITY),
     "user.email_changed": ("Your e-mail address was changed.", SECURITY),

@@ -102,7 +102,7 @@ class _Reading:
 
     def operation(self, path: str, method: str, one: Mapping[str, Any]) -> Operation:
         forms = one.get("requestBody", {}).get("content", {})
-        body = next((form for form in forms.values()), None)
+        body = forms.get("application/json")
         fields = [self._parameter(parameter) for parameter in one["parameters"]]
         if body is not None:
             fields += self._body_fields(body)
@@ -121,7 +121,8 @@ class _Reading:
             body=example,
             replies=replies,
             curl=self._curl(path, method, one, example),
-            can_be_tried=ENDLESS not in kinds,
+            # The form that tries it sends JSON or nothing.
+            can_be_tried=ENDLESS not in kinds and (not forms or body is not None),
         )
 
     def _parameter(self, one: Mapping[str, Any]) -> Field:
@@ -203,6 +204,9 @@ class _Reading:
         if body:
             quoted = json.dumps(json.loads(body), ensure_ascii=False).replace("'", "'\\''")
             lines += ["-H 'Content-Type: application/json'", f"-d '{quoted}'"]
+        elif "requestBody" in one:
+            kind = next(iter(one["requestBody"]["content"]))
+            lines += [f"-H 'Content-Type: {kind}'", "--data-binary @FILE"]
         return " \\\n  ".join(lines)
 
 

@@ -3,12 +3,12 @@
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from aiohttp import web
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from limner.http.api.descriptions import OPENAPI
 from limner.http.auth.callers import Caller
 from limner.http.auth.csrf import token_for
 from limner.http.call import CALLER, Call
@@ -53,7 +53,7 @@ def frame_of(request: web.Request, *, unread: int = 0, registers: bool = False) 
         navigation=tuple(shown),
         unread=unread,
         csrf_token=token_for(request),
-        version=VERSION,
+        version=request.app[OPENAPI]["info"]["version"],
     )
 
 
@@ -76,13 +76,6 @@ def machine_time(at: datetime) -> str:
     return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-def _version() -> str:
-    try:
-        return version("limner")
-    except PackageNotFoundError:
-        return ""
-
-
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("limner.http.pages"),
@@ -95,7 +88,6 @@ def _environment() -> Environment:
     return environment
 
 
-VERSION = _version()
 ENVIRONMENT = _environment()
 
 

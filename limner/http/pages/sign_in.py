@@ -4,6 +4,7 @@ from datetime import timedelta
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict
+from yarl import URL
 
 from limner.core.emails import normal_email
 from limner.core.errors import LimnerError, Unauthenticated
@@ -113,7 +114,7 @@ async def _begin(call: Call, user: User, wanted: str) -> web.Response:
 
 
 def _onward(wanted: str) -> web.Response:
-    return web.Response(status=303, headers={"Location": local_path(wanted)})
+    return web.Response(status=303, headers={"Location": str(URL(local_path(wanted)))})
 
 
 def _ticket(call: Call, user: User) -> str:

@@ -24,6 +24,7 @@ from limner.storage.sql.jobs import CANCELLED, QUEUED, RUNNING, Job
 from limner.storage.sql.mailbox import MailboxMail
 from limner.storage.sql.sources import Source, delete_source
 from limner.storage.sql.tasks import Task
+from limner.storage.sql.users import avatars_of
 
 CONSUMER = "erasure"
 PIECE = 100
@@ -118,7 +119,10 @@ class Eraser:
     async def _drop_outputs(self, job: Job) -> None:
         if job.state == RUNNING:
             return
-        while entries := await self.objects.list(f"jobs/{job.id}/", limit=LIST_MAX):
+        await self._drop_all(f"jobs/{job.id}/")
+
+    async def _drop_all(self, prefix: str) -> None:
+        while entries := await self.objects.list(prefix, limit=LIST_MAX):
             await self._drop(entry.key for entry in entries)
 
     async def _drop(self, keys: Iterable[str]) -> None:
@@ -149,8 +153,10 @@ class Eraser:
     async def account(self, user_id: str, limit: int) -> bool:
         """Erase what a deleted account made, at most ``limit`` objects; give whether all is done.
 
-        Sources, tasks, jobs, comments, mails and sessions. False also while a job is being made.
+        Its picture, sources, tasks, jobs, comments, mails and sessions. False also while a job is
+        being made.
         """
+        await self._drop_all(avatars_of(user_id))
         async for ident in self._sources(user_id, limit):
             await self._source(ident)
             limit -= 1

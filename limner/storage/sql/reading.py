@@ -41,12 +41,20 @@ async def newest(
 async def batches(rows: "QuerySet[M]", at: str) -> AsyncIterator[list[M]]:
     """Read all rows, oldest first by the time ``at``, in batches, so that memory stays bounded."""
     after = Q()
-    while batch := await rows.filter(after).order_by(at, "id").limit(BATCH):
+    while batch := await _oldest(rows.filter(after), at):
         yield batch
         moment, ident = getattr(batch[-1], at), batch[-1].pk
         younger: dict[str, Any] = {f"{at}__gt": moment}
         as_young: dict[str, Any] = {at: moment, "id__gt": ident}
         after = Q(**younger) | Q(**as_young)
+
+
+async def _oldest(rows: "QuerySet[M]", at: str) -> list[M]:
+    try:
+        return await rows.order_by(at, "id").limit(BATCH)
+    except ValidationError:
+        # A filter longer than its column: no row has such a value.
+        return []
 
 
 async def by_ids(model: type[M], idents: Collection[str]) -> list[M]:

@@ -13,7 +13,7 @@ from typing import Any
 from tortoise.migrations.executor import MigrationTarget
 
 from limner.core.errors import Busy
-from limner.storage.sql.database import APP, Database
+from limner.storage.sql.database import APP, BUSY_TIMEOUT_MS, Database
 from limner.storage.sql.ddl import Executor
 
 LOCK_WAIT_S = 60
@@ -57,6 +57,17 @@ async def migrate(database: Database, target: str | None = None) -> list[str]:
 
 
 @asynccontextmanager
+async def _patient(database: Database) -> AsyncIterator[None]:
+    """Let the writer of a file wait for the lock as long as another process may migrate."""
+    writer = database.write()
+    await writer.query(f"PRAGMA busy_timeout = {LOCK_WAIT_S * 1000}")
+    try:
+        yield
+    finally:
+        await writer.query(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+
+
+@asynccontextmanager
 async def _alone(database: Database) -> AsyncIterator[Any]:
     """Hold the lock of the migrations and give the connection to migrate by.
 
@@ -64,7 +75,7 @@ async def _alone(database: Database) -> AsyncIterator[Any]:
     so a lock by name is held by a second connection; the server drops it if that one ends.
     """
     if database.dialect == "sqlite":
-        async with database.transaction() as connection:
+        async with _patient(database), database.transaction() as connection:
             yield connection.client
         return
     client = database.write().client

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from tortoise import fields
 from tortoise.models import Model
 
-from limner.core.errors import Stale
+from limner.core.errors import Conflict, Stale
 from limner.core.ids import derived_id
 from limner.core.key_pairs import ALGORITHM, make_key_pair
 from limner.core.sealing import Sealer
@@ -94,9 +94,10 @@ def add_key(
     )
 
     async def write(connection: Connection) -> None:
-        if await connection.query("SELECT 1 FROM signing_keys WHERE id = ?", [ident]):
-            raise Stale("another process has made the next key")
-        await Insert([key]).apply(connection)
+        try:
+            await Insert([key]).apply(connection)
+        except Conflict:
+            raise Stale("another process has made the next key") from None
         await connection.execute(
             "UPDATE signing_keys SET expires_at = ? WHERE id <> ? AND expires_at IS NULL",
             [signs_from + timedelta(seconds=KEPT_AFTER_S), ident],

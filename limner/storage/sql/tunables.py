@@ -136,7 +136,12 @@ class TunableStore:
         stored = _known(list(rows.values()))
         wanted = {**stored, **changes}
         try:
-            chosen = {name: value for name, value in wanted.items() if value is not None}
+            # An unknown name is a fault with null too.
+            chosen = {
+                name: value
+                for name, value in wanted.items()
+                if value is not None or name not in Tunables.model_fields
+            }
             values = Tunables.model_validate_json(to_json(chosen), strict=True)
         except ValidationError as error:
             raise Invalid(

@@ -39,6 +39,11 @@ OWNED = (
 )
 
 
+def avatars_of(user_id: str) -> str:
+    """Give what the keys of an account's pictures begin with."""
+    return f"avatars/{user_id}/"
+
+
 async def own_defaults(user_id: str | None) -> Mapping[str, Any]:
     """Give what an account has chosen for its own sources in place of the settings."""
     user = await User.found(user_id) if user_id else None

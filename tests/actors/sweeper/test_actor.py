@@ -300,5 +300,10 @@ async def test_it_sweeps_again_and_again_until_it_is_stopped(
 
 async def test_the_sweepers_messages_have_handlers(ports: Ports) -> None:
     actor = build(ports)
-    assert sorted(actor.handlers) == ["sweeper.clean", "sweeper.retain"]
+    assert sorted(actor.handlers) == [
+        "sweeper.clean",
+        "sweeper.erase",
+        "sweeper.retain",
+        "sweeper.rotate_keys",
+    ]
     assert actor.concurrency == 1

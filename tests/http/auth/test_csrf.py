@@ -159,7 +159,7 @@ async def test_no_get_of_the_table_changes_anything_but_where_sign_ins_begin(
         path = route.path.replace("{id}", task.id).replace("{", "").replace("}", "")
         answer = await browser.get(path, allow_redirects=False)
         answer.close()
-        assert answer.status not in {403, 500}, path
+        assert answer.status < 500, path
     assert await all_rows() == before
 
 

@@ -136,6 +136,7 @@ async def test_whoever_is_not_signed_in_is_told_how_to(stage: Stage) -> None:
         assert "run.py key create" in page.text
     assert "run.py serve" in (await outline(client, "/")).text
     assert "Sign out" not in (await outline(client, "/")).text
+    assert "Limner 1.2.3" in (await outline(client, "/")).text
     answer = await client.get("/tasks")
     assert answer.content_type == "application/problem+json"
 

@@ -79,6 +79,7 @@ async def test_whoever_asked_for_a_page_comes_back_to_it(stage: Stage) -> None:
     paper = await somebody.send(wall, "/login", email="anna@example.com", password=PASSWORD)
     assert paper.path == "/tasks?state=failed"
     assert (await somebody.open("/login?next=/account")).path == "/account"
+    assert (await somebody.open("/login?next=/%3Fq=%C3%BC")).text.startswith("Overview")
 
 
 @pytest.mark.parametrize("wanted", ["//evil.test", "https://evil.test", "/\\evil.test", "/a\tb"])
