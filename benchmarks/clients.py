@@ -9,10 +9,11 @@ import psutil
 from aiohttp import ClientSession, TCPConnector
 
 from benchmarks.child import Measured, gate
-from benchmarks.fronts import DONE, PID
-from benchmarks.questions import PROMPT
-from benchmarks.service import NotFinished
 
+PID, DONE = "pid", "done"
+"""Files by which the front says which process it is, and the clients that they have finished."""
+
+PROMPT = "a red circle"
 WARM_PART = 10
 """A tenth of the requests come first and are not counted."""
 
@@ -20,6 +21,10 @@ TICK_S = 0.01
 """The system counts another process' time in such ticks: what is shorter is none or one."""
 
 Ask = Callable[[int], Awaitable[str]]
+
+
+class WrongAnswer(RuntimeError):
+    """The front gave another answer than was measured for."""
 
 
 class Clients:
@@ -34,19 +39,19 @@ class Clients:
         """Read a job.
 
         Raises:
-            NotFinished: the answer was another one.
+            WrongAnswer: the answer was another one.
         """
         ident = self._jobs[n % len(self._jobs)]
         async with self._session.get(f"{self._url}/api/generate/{ident}") as answer:
             if answer.status != 200 or (await answer.json())["id"] != ident:
-                raise NotFinished(f"{answer.status}: {await answer.text()}")
+                raise WrongAnswer(f"{answer.status}: {await answer.text()}")
         return f"{n}"
 
     async def write(self, n: int) -> str:
         """Ask for a picture under a key of its own.
 
         Raises:
-            NotFinished: the answer was another one.
+            WrongAnswer: the answer was another one.
         """
         async with self._session.post(
             f"{self._url}/api/generate/image",
@@ -54,37 +59,44 @@ class Clients:
             headers={"Idempotency-Key": f"request-{n}"},
         ) as answer:
             if answer.status != 202:
-                raise NotFinished(f"{answer.status}: {await answer.text()}")
+                raise WrongAnswer(f"{answer.status}: {await answer.text()}")
             ident: str = (await answer.json())["id"]
         return ident
 
 
 async def drive(
-    home: str, url: str, key: str, jobs: list[str], kind: str, requests: int, at_once: int
+    home: str, url: str, key: str, jobs: list[str], wanted: dict[str, int], at_once: int
 ) -> Measured:
-    """Send ``requests`` of a kind, ``at_once`` at the same time; gives seconds and CPU seconds.
+    """Send the ``wanted`` numbers of reads, then of writes, ``at_once`` at the same time.
+
+    Gives for each kind the seconds and the processor seconds of the front's process.
 
     Raises:
-        NotFinished: an answer was wrong, or two requests made one job.
+        WrongAnswer: an answer was wrong, or two requests made one job.
     """
     await gate()
     front = psutil.Process(int((Path(home) / PID).read_text()))
+    connector, headers = TCPConnector(limit=at_once), {"Authorization": f"Bearer {key}"}
+    measured: Measured = {}
     try:
-        async with ClientSession(
-            connector=TCPConnector(limit=at_once), headers={"Authorization": f"Bearer {key}"}
-        ) as session:
+        async with ClientSession(connector=connector, headers=headers) as session:
             clients = Clients(session, url, jobs)
-            ask = clients.read if kind == "read" else clients.write
-            warm = requests // WARM_PART
-            await _send(ask, range(warm), at_once)
-            before_s, started = _cpu_s(front), time.perf_counter()
-            made = await _send(ask, range(warm, warm + requests), at_once)
-            seconds = time.perf_counter() - started
-            cpu_s = max(TICK_S, _cpu_s(front) - before_s)
+            for kind, ask in (("read", clients.read), ("write", clients.write)):
+                measured[kind] = await _measured(front, ask, wanted[kind], at_once)
     finally:
         (Path(home) / DONE).touch()
+    return measured
+
+
+async def _measured(front: psutil.Process, ask: Ask, requests: int, at_once: int) -> Measured:
+    warm = requests // WARM_PART
+    await _send(ask, range(warm), at_once)
+    before_s, started = _cpu_s(front), time.perf_counter()
+    made = await _send(ask, range(warm, warm + requests), at_once)
+    seconds = time.perf_counter() - started
+    cpu_s = max(TICK_S, _cpu_s(front) - before_s)
     if len(made) != requests:
-        raise NotFinished(f"{requests} requests made {len(made)} jobs")
+        raise WrongAnswer(f"{requests} requests made {len(made)} jobs")
     return {"seconds": seconds, "cpu_s": cpu_s}
 
 

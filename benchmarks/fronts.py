@@ -18,6 +18,7 @@ from aiohttp import web
 
 from benchmarks import memory, questions
 from benchmarks.child import Measured, gate
+from benchmarks.clients import DONE, PID
 from benchmarks.questions import JOB, MESSAGE, REQUEST, UNIT, BareDatabase, Questions
 from limner.actors.generator.rules import Wanted
 from limner.app import Engines, Service, open_engines
@@ -28,7 +29,6 @@ from limner.storage.sql.accounts import OWNER_ID, digest
 from limner.storage.sql.aggregate import ID_LENGTH
 from limner.storage.sql.jobs import RUNNING, SUCCEEDED, Job
 
-PID, DONE = "pid", "done"
 LOOK_S = 0.05
 PLENTY = {"rate_limit_account_per_s": 100_000, "rate_limit_account_burst": 1_000_000}
 OUTPUT = {

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import aiomysql
 
 from benchmarks import transactions
+from benchmarks.clients import PROMPT
 from benchmarks.tape import PRAGMAS
 from limner.actors.generator.messages import Ring
 from limner.actors.generator.rules import Wanted
@@ -31,7 +32,6 @@ from limner.storage.sql.jobs import Job, create_job, queue_position
 from limner.storage.sql.statements import UnitWriter
 from limner.storage.sql.unit import SqlUnits
 
-PROMPT = "a red circle"
 ANSWER_BYTES = 1500
 """About what the sealed answer of a new job has."""
 

@@ -15,7 +15,6 @@ from tests.docs.tree import free_port
 from tests.engines.mariadb import MariaDbServer
 
 LIMNER, BARE = "Limner", "bare"
-KINDS = ("read", "write")
 READ = (
     "read: GET /api/generate/{id} of a finished job with one picture, its link signed anew. write: "
     "POST /api/generate/image with an Idempotency-Key. Both with a bearer key; no actor runs, so "
@@ -62,71 +61,54 @@ async def run(size: Size = FULL) -> Result:
 
 
 async def _on(engine: str, size: Size, mariadb: MariaDbServer | None) -> list[Figure]:
-    taken: dict[tuple[str, str], list[Measured]] = {}
+    taken: dict[str, list[Measured]] = {LIMNER: [], BARE: []}
     for _ in range(size.rounds):
-        for kind in KINDS:
-            for front in (LIMNER, BARE):
-                measured = await _round(kind, front, size, mariadb)
-                taken.setdefault((kind, front), []).append(measured)
+        for front, rows in taken.items():
+            rows.append(await _round(front, size, mariadb))
     figures = []
-    for kind in KINDS:
-        wanted = _wanted(kind, size)
-        rates = {
-            front: tuple(wanted / each for each in column(taken[kind, front], "cpu_s"))
-            for front in (LIMNER, BARE)
-        }
-        name = f"{engine}, {kind}"
-        for front in (LIMNER, BARE):
-            seconds = column(taken[kind, front], "seconds")
+    for kind, wanted in _wanted(size).items():
+        name, rates = f"{engine}, {kind}", {}
+        for front, rows in taken.items():
+            measured = [row[kind] for row in rows]
+            rates[front] = _per_s(wanted, column(measured, "cpu_s"))
+            by_clock = _per_s(wanted, column(measured, "seconds"))
             figures += [
                 Figure(f"{name}: {front}", "requests/CPU s", rates[front]),
-                Figure(f"{name}: {front}, by the clock", "requests/s", _per_s(wanted, seconds)),
+                Figure(f"{name}: {front}, by the clock", "requests/s", by_clock),
             ]
         figures.append(Figure(f"{name}: ÷ bare", "×", ratios(rates[LIMNER], rates[BARE])))
-    resident = column(taken["write", LIMNER], "resident_mib")
+    resident = column(taken[LIMNER], "resident_mib")
     return [*figures, Figure(f"{engine}: Limner resident", "MiB", resident)]
 
 
-def _wanted(kind: str, size: Size) -> int:
-    return size.reads if kind == "read" else size.writes
+def _wanted(size: Size) -> dict[str, int]:
+    return {"read": size.reads, "write": size.writes}
 
 
 def _per_s(wanted: int, seconds: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(wanted / each for each in seconds)
 
 
-async def _round(kind: str, front: str, size: Size, mariadb: MariaDbServer | None) -> Measured:
-    """Measure one front with one kind of request, over a database of its own."""
+async def _round(front: str, size: Size, mariadb: MariaDbServer | None) -> Measured:
+    """Measure one front over a database of its own."""
     with tempfile.TemporaryDirectory(prefix="limner-bench-") as home:
         place: dict[str, Any] = {"home": home, "database_url": ""}
         if mariadb is not None:
             place["database_url"] = await asyncio.to_thread(mariadb.fresh_database)
         try:
             filled = await call(fronts.fill, **place, jobs=size.jobs)
-            return await _measured(kind, front, size, place, filled)
+            return await _measured(front, size, place, filled)
         finally:
             if mariadb is not None:
                 await asyncio.to_thread(mariadb.drop_database, place["database_url"])
 
 
-async def _measured(
-    kind: str, front: str, size: Size, place: dict[str, Any], filled: Measured
-) -> Measured:
+async def _measured(front: str, size: Size, place: dict[str, Any], filled: Measured) -> Measured:
     port = free_port()
-    given = {**place, "port": port}
-    serving = Call(fronts.limner, given)
+    serving = Call(fronts.limner, {**place, "port": port})
     if front == BARE:
-        serving = Call(fronts.bare, {**given, "key": filled["key"]})
-    asking = Call(
-        clients.drive,
-        {
-            **filled,
-            "home": place["home"],
-            "url": f"http://127.0.0.1:{port}",
-            "kind": kind,
-            "requests": _wanted(kind, size),
-            "at_once": size.at_once,
-        },
-    )
+        serving = Call(fronts.bare, {**place, "port": port, "key": filled["key"]})
+    given = {"home": place["home"], "url": f"http://127.0.0.1:{port}", "at_once": size.at_once}
+    asking = Call(clients.drive, {**filled, **given, "wanted": _wanted(size)})
     (served, asked), _ = await together([serving, asking])
     return {**served, **asked}

@@ -19,7 +19,6 @@ from benchmarks.streams_control import HOST
 from benchmarks.streams_front import PLACE_FILE
 
 OTHER_FILES = 256
-LOOPS = (UVLOOP, PLAIN)
 BARE, LIBRARY, SHARED, RUNG, OWN = "bare", "aiohttp-sse", "shared", "bare, rung", "own"
 WAYS = (BARE, LIBRARY, SHARED, RUNG, OWN)
 GIVEN = (BARE, LIBRARY)
@@ -29,16 +28,30 @@ RATIOS = ((SHARED, BARE, 2.0), (SHARED, LIBRARY, 4.0), (OWN, RUNG, 2.0), (OWN, B
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much to measure; ``pause_s`` lies between two events of a stream."""
+    """How much to measure: how many events, and how much time between two of a stream.
+
+    ``own_events`` and ``own_pause_s`` are those of streams that each have an object of their own.
+    """
 
     streams: tuple[int, ...] = (1000, 5000)
-    events: int = 20
-    pause_s: float = 0.5
+    events: int = 40
+    pause_s: float = 0.1
+    own_events: int = 10
+    own_pause_s: float = 0.5
     rounds: int = 3
+    loops: tuple[str, ...] = (UVLOOP, PLAIN)
+
+    def pace(self, way: str) -> dict[str, Any]:
+        """Give the pace of a way, as its functions take it."""
+        if way in {RUNG, OWN}:
+            return {"events": self.own_events, "pause_s": self.own_pause_s}
+        return {"events": self.events, "pause_s": self.pause_s}
 
 
 FULL = Size()
-QUICK = Size(streams=(20,), events=3, pause_s=0.02, rounds=1)
+QUICK = Size(
+    (20,), events=3, pause_s=0.02, own_events=3, own_pause_s=0.02, rounds=1, loops=(UVLOOP,)
+)
 
 
 def _ports(count: int) -> list[int]:
@@ -50,32 +63,25 @@ def _ports(count: int) -> list[int]:
 async def measure(way: str, loop: str, streams: int, size: Size) -> Measured:
     """Serve ``streams`` connections in one way, and give the cost of it."""
     port, control = _ports(2)
+    pace, wanted = size.pace(way), streams * size.pace(way)["events"]
     if way in GIVEN:
-        arguments: dict[str, Any] = {
-            "port": port,
-            "control": control,
-            "streams": streams,
-            "events": size.events,
-        }
-        arguments |= {"pause_s": size.pause_s, "by_library": way == LIBRARY}
-        server = Call(streams_plain.serve, arguments, loop)
-        return await _told(server, "", port, control, streams, size)
+        arguments = {"port": port, "control": control, "streams": streams, **pace}
+        server = Call(streams_plain.serve, {**arguments, "by_library": way == LIBRARY}, loop)
+        return await _told(server, "", port, control, streams, wanted)
     with tempfile.TemporaryDirectory(prefix="limner-bench-") as home:
         objects = 1 if way == SHARED else streams
         await call(streams_front.prepare, home=home, port=port, streams=streams, objects=objects)
         serve = streams_plain.serve_rung if way == RUNG else streams_front.serve
         places = {"home": home, "control": control}
         server = Call(serve, {**places, "port": port, "streams": streams}, loop)
-        pace: dict[str, Any] = {"events": size.events, "pause_s": size.pause_s}
         bell = Call(streams_front.ring, {**places, **pace})
         place = str(Path(home, PLACE_FILE))
-        return await _told(server, place, port, control, streams, size, bell)
+        return await _told(server, place, port, control, streams, wanted, bell)
 
 
 async def _told(
-    server: Call, place: str, port: int, control: int, streams: int, size: Size, *others: Call
+    server: Call, place: str, port: int, control: int, streams: int, wanted: int, *others: Call
 ) -> Measured:
-    wanted = streams * size.events
     client = Call(
         streams_client.read,
         {
@@ -104,7 +110,7 @@ async def run(size: Size = FULL) -> Result:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
     figures: list[Figure] = []
     for streams in size.streams:
-        for loop in LOOPS:
+        for loop in size.loops:
             taken: dict[str, list[Measured]] = {way: [] for way in WAYS}
             for _ in range(size.rounds):
                 for way in WAYS:
@@ -116,7 +122,7 @@ async def run(size: Size = FULL) -> Result:
         "streams",
         "event streams: events per processor second of the server",
         tuple(figures),
-        {**asdict(size), "streams": list(size.streams)},
+        asdict(size),
         (
             "bare: aiohttp's StreamResponse, a queue per connection, events encoded beforehand.",
             "shared, own: the whole front: the event heard, rows read from SQLite, encoded, sent.",
@@ -134,5 +140,6 @@ def _figures(name: str, taken: dict[str, list[Measured]]) -> list[Figure]:
         for one, other, least in RATIOS
     ]
     return figures + [
-        Figure(f"{name}: {way}, per connection", "KiB", column(taken[way], "kib")) for way in WAYS
+        Figure(f"{name}: {way}, growth per connection", "KiB", column(taken[way], "kib"))
+        for way in WAYS
     ]

@@ -205,6 +205,7 @@ class Service:
         self.url = settings.public_url or f"http://{host}:{port}"
 
     def _front(self) -> Front:
+        from limner.actors.images.portraits import Portraits
         from limner.actors.intent.actor import Reader
         from limner.actors.poller.rules import validate as validate_source
         from limner.actors.submitter.trial import ProviderTrial
@@ -229,6 +230,7 @@ class Service:
             intent=Reader(ports.tunables, ports.llm, ports.clock, ports.metrics),
             providers=ProviderTrial(ports.outgoing, ports.secrets.fill, ports.metrics),
             validate_source=validate_source,
+            portraits=Portraits(),
             ready=self._is_ready,
             stopping=lambda: self.supervisor.stopping,
             checks=self.checks,

@@ -20,8 +20,10 @@ HARMLESS_KEYS = frozenset({"fencing_token", "prompt_tokens", "completion_tokens"
 ADDRESS = re.compile(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9.-]{1,255}")
 CREDENTIALS = re.compile(
     r"(?i)(\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]+"
-    r"|\b(?:lim|whsec|sk)[_-][A-Za-z0-9_-]{8,}"
-    r"|((?:signature|token|password|secret|code)=)[^&\s]+"
+    r"|\b(?:limr?|whsec|sk)[_-][A-Za-z0-9_-]{8,}"
+    r"|\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9._-]+"
+    r"|((?:signature|token|password|secret|code|state|limner_[a-z]{1,16})=)[^&;\s]+"
+    r"|((?:signature|token|password|secret|code|cookie)[\"']\s?:\s?[\"'])[^\"']+"
     r"|(://[^/\s:@]+:)[^@\s]+(?=@)"
     r"|((?:/r/|/unsubscribe/|/callback/|/sign-in/|/approve/))[A-Za-z0-9_-]{16,}"
 )

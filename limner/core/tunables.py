@@ -1,8 +1,8 @@
 """Settings that change while the service runs: ``GET`` and ``PUT /api/settings``."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 DEFAULT_KEYWORDS = (
     "出图",
@@ -30,6 +30,8 @@ DEFAULT_DENY_WORDS = (
 
 Word = Annotated[str, Field(min_length=1, max_length=64)]
 Words = Annotated[tuple[Word, ...], Field(max_length=500)]
+WHOLE_MAX = 2**53 - 1
+"""The largest whole number that every program reads from JSON as it is (RFC 8259 section 6)."""
 ProviderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
 
@@ -55,7 +57,9 @@ class Tunables(BaseModel):
     status_max_attempts: int = Field(20, ge=1, le=1000, description="Status checks in all")
     mail_per_address_per_day: int = Field(10, ge=1, le=10_000, description="Mails per address")
     result_link_ttl_s: int = Field(3600, ge=60, le=604_800, description="Life of a signed link")
-    review_ttl_s: int = Field(604_800, ge=60, description="A wish waits this long for review")
+    review_ttl_s: int = Field(
+        604_800, ge=60, le=315_360_000, description="A wish waits this long for review"
+    )
     retention_days: int = Field(90, ge=1, le=3650, description="Life of comments and addresses")
     upload_max_bytes: int = Field(104_857_600, ge=1024, description="Largest result or upload")
     image_max_pixels: int = Field(50_000_000, ge=4096, description="Largest picture")
@@ -87,3 +91,11 @@ class Tunables(BaseModel):
     session_life_s: int = Field(
         2_592_000, ge=300, le=31_536_000, description="A session ends after so long in any case"
     )
+
+    @field_validator("*")
+    @classmethod
+    def _is_exact(cls, value: Any) -> Any:
+        """Refuse a number that is stored as JSON and would come back as another."""
+        if isinstance(value, int) and abs(value) > WHOLE_MAX:
+            raise ValueError(f"has to be at most {WHOLE_MAX}")
+        return value

@@ -3,7 +3,7 @@
 import base64
 import binascii
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, Field
@@ -19,13 +19,14 @@ LIMIT_MAX = 200
 CURSOR_MAX_CHARACTERS = 200
 
 V = TypeVar("V", bound=BaseModel)
+Cursor = Annotated[str, Field(max_length=CURSOR_MAX_CHARACTERS)]
 
 
 class Listing(Form):
     """What every list can be asked."""
 
     limit: Annotated[int, Field(ge=1, le=LIMIT_MAX)] = LIMIT_DEFAULT
-    cursor: Annotated[str, Field(max_length=CURSOR_MAX_CHARACTERS)] | None = None
+    cursor: Cursor | None = None
 
     def filters(self) -> dict[str, Any]:
         """Give the fields to filter by that were asked for."""
@@ -53,17 +54,17 @@ def decode_cursor(text: str) -> tuple[datetime, str]:
     try:
         plain = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
         at, ident = plain.split(" ")
-        return _with_zone(datetime.fromisoformat(at)), ident
-    except (binascii.Error, ValueError):
+        return _in_utc(datetime.fromisoformat(at)), ident
+    except (binascii.Error, ValueError, OverflowError):
         raise Invalid(
             "the cursor is none", faults=[("/cursor", "is not a cursor of ours")]
         ) from None
 
 
-def _with_zone(at: datetime) -> datetime:
+def _in_utc(at: datetime) -> datetime:
     if at.tzinfo is None:
         raise ValueError("no zone")
-    return at
+    return at.astimezone(UTC)
 
 
 async def rows_of(rows: Any, query: Listing, at: str = "created_at") -> list[Any]:

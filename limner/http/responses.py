@@ -82,12 +82,14 @@ CODES = {
     "415": "unsupported_media_type",
     "422": "invalid",
     "429": "rate_limited",
+    "502": "provider_failed",
     "503": "engine_unavailable",
 }
 EVERY = ("X-Request-Id", "RateLimit", "RateLimit-Policy")
 PROBES = frozenset({"/livez", "/readyz"})
 """Paths that are neither limited nor ask the database who calls."""
-CREATED = 201
+LOCATED = frozenset({201, 302, 303})
+"""Statuses that say where something is."""
 
 
 def referred(names: Sequence[str]) -> dict[str, Any]:
@@ -99,7 +101,7 @@ def good_headers(route: Route, *, is_list: bool) -> list[str]:
     """Give the names of the headers that an answer without a fault has."""
     names = ["X-Request-Id"] if route.path in PROBES else list(EVERY)
     wanted = {
-        "Location": route.method == "POST" and route.status == CREATED,
+        "Location": route.creates or route.status in LOCATED,
         "Idempotency-Replayed": route.creates,
         "ETag": route.is_tagged,
         "Preference-Applied": route.waits,

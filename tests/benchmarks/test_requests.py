@@ -15,7 +15,7 @@ from tortoise import connections
 # ``python -m pytest`` has it already; plain ``pytest`` does not.
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from benchmarks import fronts, questions, tape
+from benchmarks import clients, fronts, questions, tape
 from limner.app import Service
 from limner.storage.sql.jobs import COUNTED
 
@@ -59,7 +59,7 @@ async def test_both_fronts_ask_the_same(tmp_path: Path) -> None:
                 async with traced("default") as places, traced("writer") as writes:
                     answer = await client.post(
                         "/api/generate/image",
-                        json={"prompt": questions.PROMPT},
+                        json={"prompt": clients.PROMPT},
                         headers={"Idempotency-Key": "one"},
                     )
                     assert answer.status == 202

@@ -14,6 +14,7 @@ from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 from aiohttp.web_runner import BaseRunner
 
 from limner.actors import registry
+from limner.actors.images.portraits import Portraits
 from limner.core.brokers.embedded import EmbeddedBroker
 from limner.core.clock import HeldClock
 from limner.core.health import Check
@@ -355,6 +356,7 @@ def _front(
         intent=FakeIntent(),
         providers=FakeProviders(),
         validate_source=validate_source,
+        portraits=Portraits(),
         ready=lambda: parts["stage"].is_ready,
         stopping=lambda: parts["stage"].is_stopping,
         checks=checks,  # type: ignore[arg-type] # a list it is

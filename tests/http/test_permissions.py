@@ -46,6 +46,8 @@ TABLE = {
     ("PATCH", "/api/me"): "account:write",
     ("DELETE", "/api/me"): "account:write",
     ("POST", "/api/me/export"): "account:read",
+    ("PUT", "/api/me/avatar"): "account:write",
+    ("DELETE", "/api/me/avatar"): "account:write",
     ("POST", "/api/me/totp"): "account:write",
     ("POST", "/api/me/totp/confirm"): "account:write",
     ("POST", "/api/me/totp/recovery-codes"): "account:write",

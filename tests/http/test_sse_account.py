@@ -493,6 +493,20 @@ async def test_when_all_sessions_but_one_are_revoked_the_streams_of_the_others_e
     assert about((await take(kept, 1))[0])[1] == task.id
 
 
+async def test_who_is_no_admin_any_more_hears_nothing_more_of_others(stage: Stage) -> None:
+    demoted = await stage.user("admin")
+    client = await stage.client(await stage.key("admin", user=demoted))
+    task = await stage.task()
+    answer = await client.get(f"/api/tasks/{task.id}/stream")
+    listener = Listener(answer)
+    await listener.until("snapshot")
+    work = stage.work()
+    work.change(demoted, role="user")
+    await stage.front.units.commit(work)
+    assert await listener.rest() == []
+    assert (await client.get(f"/api/tasks/{task.id}/stream")).status == 404
+
+
 async def test_a_disabled_account_hears_nothing_more(stage: Stage) -> None:
     listener = await connect(stage, await stage.admin())
     work = stage.work()

@@ -31,8 +31,9 @@ ENDED = (
 """Tables whose rows say when they end; they are kept a day longer, so that support can look."""
 ROWS_PER_DELETE = 1_000
 PAGE = 1_000
-OBJECT_PREFIXES = ("jobs/", "results/", "mailbox/")
+OBJECT_PREFIXES = ("avatars/", "jobs/", "results/", "mailbox/")
 NAMED_BY = {
+    "avatars/": "SELECT 1 FROM users WHERE id = ? AND avatar_key = ?",
     "jobs/": "SELECT 1 FROM jobs WHERE id = ? AND outputs LIKE ? UNION ALL "
     "SELECT 1 FROM tasks WHERE result_key = ? OR poster_key = ?",
     "results/": "SELECT 1 FROM tasks WHERE result_key = ? OR poster_key = ?",
@@ -115,6 +116,8 @@ class Cleaner:
         if prefix == "jobs/":
             # The job is the key's second part: without it, each key would look through all jobs.
             values[:2] = [key.split("/")[1], f'%"{key}"%']
+        elif prefix == "avatars/":
+            values[0] = key.split("/")[1]
         return bool(await self._ports.database.read().query(f"{query} LIMIT 1", values))
 
 

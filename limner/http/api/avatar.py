@@ -35,9 +35,7 @@ async def put(call: Call) -> Result:
     picture = await read_raw(call.request, LIMIT_BYTES)
     portrait = await call.front.portraits.make(picture)
     key = f"{avatars_of(user.id)}{uuid7_hex()}.png"
-    await call.front.objects.put(
-        key, portrait, PORTRAIT_TYPE, size_limit_bytes=max(LIMIT_BYTES, len(portrait))
-    )
+    await call.front.objects.put(key, portrait, PORTRAIT_TYPE, size_limit_bytes=LIMIT_BYTES)
     try:
         await _change(call, user, key)
     except Conflict:

@@ -39,10 +39,24 @@ class LinkIn(Form):
     redirect: Annotated[str, Field(max_length=2000)] = ""
 
 
-async def login(call: Call) -> Result:
+class LoginQuery(BaseModel):
+    """``redirect`` is where to go afterwards, a path of ours; anything else counts as none."""
+
+    redirect: Annotated[str, Field(examples=["/tasks"])] = ""
+
+
+class CallbackQuery(BaseModel):
+    """What the provider sends back with the browser (RFC 6749 section 4.1.2, RFC 9207)."""
+
+    state: str = ""
+    code: str = ""
+    iss: str = ""
+    error: str = ""
+
+
+async def login(call: Call, query: LoginQuery) -> Result:
     """Send the browser to the provider."""
-    wanted = call.request.query.get("redirect", "")
-    begun = await oauth.begin(call, oauth.safe_redirect(wanted), linking=False)
+    begun = await oauth.begin(call, oauth.safe_redirect(query.redirect), linking=False)
     response = web.Response(status=302, headers={hdrs.LOCATION: begun.url})
     oauth.put_cookie(call, response, begun)
     return response
@@ -72,7 +86,7 @@ async def link(call: Call) -> Result:
     return response
 
 
-async def callback(call: Call) -> Result:
+async def callback(call: Call, query: CallbackQuery) -> Result:
     """Take the browser back from the provider: sign in, or link."""
     returned = await oauth.finish(call)
     response = web.Response(
@@ -98,24 +112,35 @@ async def unlink(call: Call) -> Result:
     return None
 
 
+PROVIDER_FAULT = "The provider answers what it must not"
+
 ROUTES = [
     Route(
         "GET",
         "/auth/{name}/login",
         login,
-        "Sign in by an account elsewhere",
+        "Send the browser to a provider to sign in there",
         OPEN,
-        is_documented=False,
+        status=302,
+        query=LoginQuery,
         has_head=False,
+        also={502: PROVIDER_FAULT},
     ),
     Route(
         "GET",
         "/auth/{name}/callback",
         callback,
-        "Come back from a provider",
+        "Take the browser back from a provider: signed in, or linked",
         OPEN,
-        is_documented=False,
+        status=303,
+        query=CallbackQuery,
         has_head=False,
+        also={
+            400: "The state is unknown, used, or another browser's; or there is no code",
+            403: "The provider or the account does not allow it",
+            409: "The address or the account elsewhere belongs to another account",
+            502: PROVIDER_FAULT,
+        },
     ),
     Route(
         "POST",
@@ -123,8 +148,9 @@ ROUTES = [
         link,
         "Link an account elsewhere",
         "account:write",
-        is_documented=False,
+        status=303,
         reads_body=False,
+        also={200: "A page that sends the browser on", 502: PROVIDER_FAULT},
     ),
     Route(
         "GET",

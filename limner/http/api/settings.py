@@ -16,7 +16,7 @@ from limner.http.call import Call
 from limner.http.listing import Listing, Page, page_of, rows_of
 from limner.http.routes import Result, Route
 from limner.storage.sql.aggregate import ID_LENGTH
-from limner.storage.sql.providers import Provider
+from limner.storage.sql.providers import NAME_LENGTH, Provider
 from limner.storage.sql.tunables import SECRET_NAME, TunableChange
 
 HISTORY_SHOWN = 10
@@ -147,8 +147,9 @@ async def check_providers(changes: Mapping[str, Any], place: str = "") -> None:
     for setting, kind in (("image_provider", "image"), ("video_provider", "video")):
         name = changes.get(setting)
         if isinstance(name, str) and name != LOCAL:
-            makes = await Provider.exists(name=name, state="active", media__in=[kind, "both"])
-            if not makes:
+            makes: dict[str, Any] = {"state": "active", "media__in": [kind, "both"]}
+            # A name longer than its column is nobody's.
+            if len(name) > NAME_LENGTH or not await Provider.exists(name=name, **makes):
                 faults.append((f"{place}/{setting}", f"no provider of this name makes {kind}s"))
     if faults:
         raise Invalid("the settings are not valid", faults=faults)

@@ -34,7 +34,7 @@ from limner.storage.sql.accounts import (
     use_is_stale,
 )
 from limner.storage.sql.database import Database
-from limner.storage.sql.reading import by_ids
+from limner.storage.sql.living import active_roles, living_keys, living_sessions
 from limner.storage.sql.remembered import LIFE_S, Remembered
 from limner.storage.sql.sessions import Session, note_session_use, session_lives
 
@@ -315,25 +315,21 @@ async def still_valid(front: Front, callers: Iterable[Caller]) -> set[Caller]:
     """
     now = front.clock.now()
     everybody = [caller for caller in callers if not _token_is_over(caller, now)]
-    users = await by_ids(User, {caller.id for caller in everybody})
-    keys = await by_ids(ApiKey, {caller.key.id for caller in everybody if caller.key})
-    sessions = await by_ids(Session, {caller.session.id for caller in everybody if caller.session})
-    active = {user.id: user for user in users if user.state == "active"}
-    living = {key.id for key in keys if key_lives(key, now)}
-    living |= {session.id for session in sessions if session_lives(session, now)}
+    database = front.database.read()
+    roles = await active_roles(database, {caller.id for caller in everybody})
+    keys = {caller.key.id for caller in everybody if caller.key}
+    sessions = {caller.session.id for caller in everybody if caller.session}
+    keys = await living_keys(database, keys, now)
+    sessions = await living_sessions(database, sessions, now)
     return {
         caller
         for caller in everybody
-        if _may_still(caller, active.get(caller.id))
-        and (caller.key is None or caller.key.id in living)
-        and (caller.session is None or caller.session.id in living)
+        if caller.user is not None
+        # With another role they may do other things: they come back and are asked anew.
+        and roles.get(caller.id) == caller.user.role
+        and (caller.key is None or caller.key.id in keys)
+        and (caller.session is None or caller.session.id in sessions)
     }
-
-
-def _may_still(caller: Caller, user: User | None) -> bool:
-    """Whether an account, as it is now, still gives a caller all that it gave when it called."""
-    granted = None if caller.key is None else frozenset(caller.key.scopes)
-    return user is not None and caller.scopes <= effective_scopes(user, granted)
 
 
 def _token_is_over(caller: Caller, now: datetime) -> bool:

@@ -20,6 +20,7 @@ from limner.http.pages.account_security import ROUTES as SECURITY_ROUTES
 from limner.http.pages.account_sessions import ROUTES as SESSION_ROUTES
 from limner.http.pages.declared import posted_to, shown_at
 from limner.http.pages.form_state import EMPTY, FormState, fitted, refused
+from limner.http.results import link_to_avatar
 from limner.http.routes import Result
 from limner.storage.sql.accounts import User, active_user
 from limner.storage.sql.providers import Provider
@@ -123,6 +124,7 @@ async def _profile(
         form if form.has_faults else defaults_form,
         done=done,
         user=user,
+        avatar_url=await link_to_avatar(call, user),
         profile_form=form if form.has_faults else _profile_of(user),
         defaults_form=defaults_form if defaults_form.has_faults else _defaults_of(user),
         languages=LANGUAGES,

@@ -6,6 +6,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict
 
 from limner.http.call import Call
+from limner.http.listing import Cursor
 from limner.http.pages.form_state import EMPTY, FormState
 from limner.http.pages.rendering import form_page
 
@@ -50,7 +51,7 @@ class RoomQuery(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     done: str = ""
-    cursor: str | None = None
+    cursor: Cursor | None = None
 
 
 async def room(

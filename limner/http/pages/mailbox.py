@@ -4,6 +4,7 @@ from pydantic import BaseModel, ConfigDict
 
 from limner.http.api import mailbox
 from limner.http.call import Call
+from limner.http.listing import Cursor
 from limner.http.pages.rendering import page
 from limner.http.routes import Answer, Result, Route
 
@@ -13,7 +14,7 @@ class PageQuery(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    cursor: str | None = None
+    cursor: Cursor | None = None
 
 
 async def listed(call: Call, query: PageQuery) -> Result:

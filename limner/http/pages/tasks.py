@@ -8,6 +8,7 @@ from limner.core.errors import Invalid
 from limner.http.api.tasks import TaskQuery, TaskState, TaskWhole, is_settled, own, whole
 from limner.http.api.tasks import listed as listed_tasks
 from limner.http.call import Call
+from limner.http.listing import Cursor
 from limner.http.pages.rendering import page
 from limner.http.results import link_to, link_ttl_s
 from limner.http.routes import Answer, Result, Route
@@ -23,7 +24,7 @@ class PageQuery(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     state: str = ""
-    cursor: str | None = None
+    cursor: Cursor | None = None
 
 
 async def listed(call: Call, query: PageQuery) -> Result:

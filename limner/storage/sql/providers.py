@@ -10,6 +10,8 @@ from limner.storage.sql.aggregate import Aggregate
 from limner.storage.sql.database import Database
 from limner.storage.sql.remembered import Remembered
 
+NAME_LENGTH = 64
+
 
 class Provider(Aggregate):
     """An HTTP provider, config is the object of the REST interface without name and kind."""
@@ -20,7 +22,7 @@ class Provider(Aggregate):
         "deleted": frozenset(),
     }
 
-    name = fields.CharField(64, unique=True)
+    name = fields.CharField(NAME_LENGTH, unique=True)
     media = fields.CharField(16, default="both")
     config: dict[str, object] = fields.JSONField(default=dict)
 

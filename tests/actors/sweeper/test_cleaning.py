@@ -15,7 +15,7 @@ from limner.actors.sweeper.messages import Clean, Retain
 from limner.core.clock import HeldClock
 from limner.core.ids import new_id
 from limner.storage.objects.local import LocalObjects
-from limner.storage.sql.accounts import SignInLink
+from limner.storage.sql.accounts import SignInLink, User
 from limner.storage.sql.action_links import ActionLink
 from limner.storage.sql.audit import AuditLine
 from limner.storage.sql.comments import Comment
@@ -126,12 +126,13 @@ def _of_the_front(name: str, number: int, at: datetime) -> list[Any]:
 
 
 async def test_an_object_that_nothing_names_goes_after_a_day(stage: Stage, ports: Ports) -> None:
-    for prefix in ("jobs/job_0", "results/task_0", "mailbox"):
+    for prefix in ("avatars/user_0", "jobs/job_0", "results/task_0", "mailbox"):
         await put(ports, f"{prefix}/old.png", DAY_S + 60)
         await put(ports, f"{prefix}/young.png", DAY_S - 60)
     await put(ports, "elsewhere/old.png", 10 * DAY_S)
     await clean(stage)
     assert await keys(ports) == [
+        "avatars/user_0/young.png",
         "elsewhere/old.png",
         "jobs/job_0/young.png",
         "mailbox/young.png",
@@ -164,7 +165,10 @@ async def test_what_a_row_names_stays_however_old_it_is(stage: Stage, ports: Por
         created_at=ports.clock.now(),
     )
     await stage.keep(job, mail)
+    user = User(id="user_a", user_id="user_a", state="active", avatar_key="avatars/user_a/1.png")
+    await stage.keep(user)
     named = [
+        user.avatar_key,
         "jobs/job_1/2-0-poster.png",
         "jobs/job_1/2-0.webm",
         "jobs/job_1/2-1.webm",
@@ -174,7 +178,13 @@ async def test_what_a_row_names_stays_however_old_it_is(stage: Stage, ports: Por
         video.poster_key,
         video.result_key,
     ]
-    orphans = ["jobs/job_1/1-0.webm", "jobs/job_1/2-0", "jobs/job_2/2-0.webm", "mailbox/mail_2.eml"]
+    orphans = ["avatars/user_a/0.png", "avatars/user_b/1.png", "avatars/x"]
+    orphans += [
+        "jobs/job_1/1-0.webm",
+        "jobs/job_1/2-0",
+        "jobs/job_2/2-0.webm",
+        "mailbox/mail_2.eml",
+    ]
     for key in (*named, *orphans):
         await put(ports, key, 400 * DAY_S)
     await clean(stage)

@@ -22,6 +22,7 @@ from limner.storage.sql.schedules import Schedule
 from limner.storage.sql.sessions import Session
 from limner.storage.sql.sources import Source, create_source
 from limner.storage.sql.tasks import Task
+from limner.storage.sql.users import avatars_of
 from tests.fakes.ports import open_ports
 from tests.fakes.stage import Stage
 
@@ -95,6 +96,10 @@ async def person(stage: Stage, state: str) -> User:
     await stage.ports.units.commit(work)
     key = f"jobs/{own.id}/1-0.png"
     await stage.ports.objects.put(key, b"x", "image/png", size_limit_bytes=10)
+    # One that the account names, and one that a crash has left.
+    for name in ("1.png", "2.png"):
+        picture = f"{avatars_of(ident)}{name}"
+        await stage.ports.objects.put(picture, b"x", "image/png", size_limit_bytes=10)
     return user
 
 
@@ -125,6 +130,8 @@ async def test_everything_that_a_deleted_account_made_is_erased(stage: Stage) ->
     assert await Session.exists(user_id=other.id)
     objects = [entry.key for entry in await stage.ports.objects.list("jobs/")]
     assert objects == [f"jobs/{(await Job.get(user_id=other.id)).id}/1-0.png"]
+    pictures = [entry.key for entry in await stage.ports.objects.list("avatars/")]
+    assert pictures == [f"avatars/{other.id}/1.png", f"avatars/{other.id}/2.png"]
 
 
 @pytest.mark.parametrize("state", ["active", "disabled"])

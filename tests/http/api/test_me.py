@@ -32,7 +32,7 @@ from tests.fakes.nasty_strings import NASTY_STRINGS
 PASSWORD = "a heron at the window"
 FIELDS = {
     *("id", "email", "name", "role", "plan", "language", "timezone", "verified", "has_password"),
-    *("totp_enabled", "defaults", "scopes", "created_at", "last_sign_in_at"),
+    *("totp_enabled", "avatar_url", "defaults", "scopes", "created_at", "last_sign_in_at"),
 }
 
 

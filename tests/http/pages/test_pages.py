@@ -115,7 +115,8 @@ async def test_every_file_that_a_page_names_is_there(stage: Stage) -> None:
     task = await stage.task()
     mail = await keep(stage)
     named = {"/static/page.js"}
-    for path in ["/", "/tasks", f"/tasks/{task.id}", "/mailbox", f"/mailbox/{mail.id}", "/docs"]:
+    mails = ["/mailbox", f"/mailbox/{mail.id}"]
+    for path in ["/", "/tasks", f"/tasks/{task.id}", *mails, "/docs", "/account"]:
         found = (await outline(browser, path)).addresses
         named |= {address for address in found if address.startswith("/static/")}
     assert {name.removeprefix("/static/") for name in named} == set(static_files())

@@ -113,7 +113,7 @@ async def belongings(stage: Stage, user: User, task_state: str = "needs_review")
             id=idents["provider"],
             state="active",
             user_id=user.id,
-            name=idents["provider"],
+            name="acme",
             config=config,
         ),
         ApiKey(id=idents["key"], prefix="lim_", sha256="0" * 64, scopes=["admin"], **owned),
@@ -207,9 +207,11 @@ async def all_rows() -> dict[str, list[dict[str, Any]]]:
 def difference(
     before: Mapping[str, list[dict[str, Any]]], after: Mapping[str, list[dict[str, Any]]]
 ) -> dict[str, list[dict[str, Any]]]:
-    """Give by table the rows that are there on one side only."""
+    """Give by table the rows that are there on one side only; units' own numbers say nothing."""
     found = {}
     for table, rows in after.items():
+        if table == "inbox":
+            continue
         changed = [row for row in rows if row not in before[table]]
         changed += [row for row in before[table] if row not in rows]
         if changed:
