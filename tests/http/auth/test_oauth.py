@@ -185,7 +185,7 @@ BACK: list[tuple[Callable[..., Any], int, str]] = [
     (without_state, 400, "oauth_state"),
     (invented_state, 400, "oauth_state"),
     (malformed_state, 400, "oauth_state"),
-    (state_twice, 400, "oauth_state"),
+    (state_twice, 422, "invalid"),
     (state_of_another_browser, 400, "oauth_state"),
     (state_without_a_cookie, 400, "oauth_state"),
     (state_of_another_provider, 400, "oauth_state"),
