@@ -170,7 +170,7 @@ def test_doctor_tells_of_an_old_schema_and_what_mends_it(home: Path, run: Comman
     (home / "limner.db").write_bytes(b"")
     result = run("doctor")
     assert result.exit_code == 0
-    assert "1 migrations are pending" in result.stdout
+    assert "2 migrations are pending" in result.stdout
     assert "-> python run.py migrate" in result.stdout
 
 

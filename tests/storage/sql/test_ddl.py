@@ -22,8 +22,9 @@ from limner.storage.sql.schema import migrate, pending
 from limner.storage.sql.tasks import Task
 from tests.contracts.engines import Engine, each, prepare
 from tests.contracts.units import Sql, embedded_process, task
-from tests.storage.sql.test_schema import EMPTY, keys, shape, tables
+from tests.storage.sql.test_schema import EMPTY, NAMES, keys, shape, tables
 
+NEWEST = NAMES[-1]
 WIDEN = """
 from tortoise import fields, migrations
 from tortoise.indexes import Index
@@ -31,7 +32,7 @@ from tortoise.migrations import operations as ops
 
 
 class Migration(migrations.Migration):
-    dependencies = [("limner", "0001_initial")]
+    dependencies = [("limner", "NEWEST")]
     initial = False
 
     operations = [
@@ -69,7 +70,7 @@ def later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     (ours,) = limner.storage.sql.migrations.__path__
     for path in Path(ours).glob("*.py"):
         shutil.copy(path, folder)
-    (folder / "0002_widen.py").write_text(WIDEN)
+    (folder / "9999_widen.py").write_text(WIDEN.replace("NEWEST", NEWEST))
     monkeypatch.syspath_prepend(folder.parent)
     importlib.invalidate_caches()
     yield name
@@ -111,8 +112,8 @@ async def test_the_program_of_before_works_on_while_the_next_version_has_widened
 ) -> None:
     before, known = await shape(sql.database), await keys(sql.database, "tasks")
     first = await add_task(sql, prompt="小猫 'a' %")
-    assert await pending(sql.database) == ["0002_widen"]
-    assert await migrate(sql.database) == ["0002_widen"]
+    assert await pending(sql.database) == ["9999_widen"]
+    assert await migrate(sql.database) == ["9999_widen"]
     second = await add_task(sql)
     world = embedded_process(sql)
     for row in (first, second):
@@ -127,11 +128,11 @@ async def test_the_program_of_before_works_on_while_the_next_version_has_widened
     assert await keys(sql.database, "tasks") == known | NEW_KEYS
     assert "badges" in await tables(sql.database)
 
-    assert await migrate(sql.database, "0001_initial") == ["0002_widen"]
+    assert await migrate(sql.database, NEWEST) == ["9999_widen"]
     assert await shape(sql.database) == before
     assert (await Task.get(id=first.id)).prompt == "小猫 'a' %"
     assert await Task.all().count() == 2
-    assert await migrate(sql.database) == ["0002_widen"]
+    assert await migrate(sql.database) == ["9999_widen"]
     assert await pending(sql.database) == []
 
 
@@ -169,9 +170,9 @@ async def test_a_migration_that_was_cut_off_goes_on_where_it_was(
             await migrate(sql.database)
     if sql.database.dialect == "sqlite":
         assert await shape(sql.database) == before
-    assert await migrate(sql.database) == ["0002_widen"]
+    assert await migrate(sql.database) == ["9999_widen"]
     assert await keys(sql.database, "tasks") >= NEW_KEYS
-    assert await migrate(sql.database, "0001_initial") == ["0002_widen"]
+    assert await migrate(sql.database, NEWEST) == ["9999_widen"]
     assert await shape(sql.database) == before
 
 
@@ -214,8 +215,8 @@ async def test_the_statements_of_a_migration_can_be_looked_at_without_running_th
 ) -> None:
     client = sql.database.write().client
     executor = Executor(client, {APP: sql.database.config["apps"][APP]})
-    statements = await executor.collect_sql(APP, "0002_widen")
+    statements = await executor.collect_sql(APP, "9999_widen")
     told = "\n".join(statements)
     assert "DEFAULT 'it''s calm'" in told
     assert "badges" in told
-    assert await pending(sql.database) == ["0002_widen"]
+    assert await pending(sql.database) == ["9999_widen"]
