@@ -113,6 +113,19 @@ RATES: web.AppKey[Rates] = web.AppKey("rates", Rates)
 BUCKETS: web.AppKey[Buckets] = web.AppKey("buckets", Buckets)
 
 
+async def spend(request: web.Request, bucket: str, per_s: float, burst: int, refusal: str) -> None:
+    """Take one unit of what may be done only so often.
+
+    Counted over all processes; while the cache is away, by each process for itself.
+
+    Raises:
+        TooMany: saying ``refusal``, with the seconds to wait.
+    """
+    allowance = await request.app[BUCKETS].take(bucket, per_s, burst)
+    if not allowance.allowed:
+        raise TooMany(refusal, retry_after_s=allowance.retry_after_s)
+
+
 async def take(front: Front, request: web.Request, caller: Caller) -> None:
     """Count one request.
 

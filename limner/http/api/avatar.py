@@ -5,12 +5,13 @@ stored, under a key that nobody chose. The object is there before the account na
 former one goes after; what a crash leaves between is found by the sweeper.
 """
 
-from limner.core.errors import Conflict, EngineUnavailable, TooMany
+from limner.core.errors import Conflict, EngineUnavailable
 from limner.core.ids import uuid7_hex
 from limner.core.logs import get_logger
 from limner.http.api.me import MeOut, shown
 from limner.http.body import read_raw
 from limner.http.call import Call
+from limner.http.limits import spend
 from limner.http.problems import WrongType
 from limner.http.routes import Result, Route
 from limner.storage.sql.accounts import User, active_user
@@ -31,7 +32,9 @@ async def put(call: Call) -> Result:
     if call.request.content_type not in TYPES:
         raise WrongType(f"send the picture as {', '.join(TYPES)}")
     user = await active_user(call.caller.id)
-    await _take_turn(call, user)
+    await spend(
+        call.request, f"avatar:{user.id}", CHANGES_PER_S, CHANGES_BURST, "too many pictures"
+    )
     picture = await read_raw(call.request, LIMIT_BYTES)
     portrait = await call.front.portraits.make(picture)
     key = f"{avatars_of(user.id)}{uuid7_hex()}.png"
@@ -72,21 +75,6 @@ async def _drop(call: Call, key: str) -> None:
         await call.front.objects.delete(key)
     except EngineUnavailable as error:
         log.warning("a picture is left to the sweeper", key=key, error=error.detail)
-
-
-async def _take_turn(call: Call, user: User) -> None:
-    """Count one picture; a cache that is out of reach limits nobody.
-
-    Raises:
-        TooMany: with the seconds to wait.
-    """
-    try:
-        allowance = await call.front.cache.take(f"avatar:{user.id}", CHANGES_PER_S, CHANGES_BURST)
-    except EngineUnavailable as error:
-        log.warning("pictures are not counted: the cache is out of reach", error=error.detail)
-        return
-    if not allowance.allowed:
-        raise TooMany("too many pictures", retry_after_s=allowance.retry_after_s)
 
 
 ROUTES = [

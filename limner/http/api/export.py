@@ -11,9 +11,10 @@ from typing import Any
 
 from aiohttp import hdrs, web
 
-from limner.core.errors import EngineUnavailable, LimnerError, TooMany
+from limner.core.errors import LimnerError
 from limner.core.logs import get_logger
 from limner.http.call import Call
+from limner.http.limits import spend
 from limner.http.routes import Result
 from limner.storage.sql.accounts import User, active_user
 from limner.storage.sql.export import SECTIONS, plain
@@ -28,7 +29,7 @@ EXPORTS_PER_S = 1 / 600
 async def export(call: Call) -> Result:
     """Send the caller's account as a file."""
     user = await active_user(call.caller.id)
-    await _take_turn(call, user)
+    await spend(call.request, f"export:{user.id}", EXPORTS_PER_S, EXPORTS_BURST, "too many exports")
     work = call.work()
     work.audit("user.exported", subject=user.id)
     await call.commit(work)
@@ -51,21 +52,6 @@ async def export(call: Call) -> Result:
         return response
     await response.write_eof()
     return response
-
-
-async def _take_turn(call: Call, user: User) -> None:
-    """Count one export; a cache that is out of reach limits nobody.
-
-    Raises:
-        TooMany: with the seconds to wait.
-    """
-    try:
-        allowance = await call.front.cache.take(f"export:{user.id}", EXPORTS_PER_S, EXPORTS_BURST)
-    except EngineUnavailable as error:
-        log.warning("exports are not counted: the cache is out of reach", error=error.detail)
-        return
-    if not allowance.allowed:
-        raise TooMany("too many exports", retry_after_s=allowance.retry_after_s)
 
 
 async def pieces(user: User, now: datetime) -> AsyncIterator[bytes]:

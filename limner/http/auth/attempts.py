@@ -19,13 +19,13 @@ from typing import TypeVar
 
 from aiohttp import hdrs, web
 
-from limner.core.cache import BURST_MAX, Allowance
-from limner.core.errors import EngineUnavailable, TooMany, Unauthenticated
+from limner.core.cache import BURST_MAX
+from limner.core.errors import EngineUnavailable, Unauthenticated
 from limner.core.ids import uuid7_hex
 from limner.core.logs import get_logger
 from limner.http.auth.cookies import is_https
 from limner.http.call import FRONT, Call
-from limner.http.limits import client_address
+from limner.http.limits import client_address, spend
 from limner.http.ports import Front
 from limner.storage.sql.accounts import User, digest, new_secret
 
@@ -39,6 +39,8 @@ MINUTE_S = 60.0
 HOUR_S = 3600.0
 PER_HOUR = 10
 """How many times a minute's attempts strangers have in an hour."""
+
+REFUSAL = "too many attempts; wait, or have a link sent to set a new password"
 
 KNOWN: web.RequestKey[str] = web.RequestKey("known_device", str)
 
@@ -61,7 +63,7 @@ class Attempt:
 async def admit(call: Call, email: str, user: User | None) -> Attempt:
     """Count an attempt to sign in; ``email`` in its normal form, ``user`` if there is one.
 
-    A cache that is out of reach limits nobody.
+    While the cache is out of reach each process counts by itself.
 
     Raises:
         TooMany: with the seconds to wait.
@@ -71,17 +73,17 @@ async def admit(call: Call, email: str, user: User | None) -> Attempt:
     attempt = Attempt(digest(f"account {email}"), _address_of(call))
     device = _device(call, user)
     if device is not None:
-        await _take(call.front, f"login:device:{digest(device)}", per_minute, MINUTE_S)
+        await _take(call, f"login:device:{digest(device)}", per_minute, MINUTE_S)
         return attempt
     per_address = tunables.login_limit_per_address_per_min
-    await _take(call.front, f"login:address:{attempt.address}", per_address, MINUTE_S)
+    await _take(call, f"login:address:{attempt.address}", per_address, MINUTE_S)
     near = await _reached(call.front.cache.get(attempt.near))
     if near is not None:
-        await _take(call.front, f"{attempt.near}:{near.decode()}", per_minute, MINUTE_S)
+        await _take(call, f"{attempt.near}:{near.decode()}", per_minute, MINUTE_S)
         return attempt
     account = f"login:account:{attempt.account}"
-    await _take(call.front, account, per_minute, MINUTE_S)
-    await _take(call.front, f"{account}:hour", per_minute * PER_HOUR, HOUR_S)
+    await _take(call, account, per_minute, MINUTE_S)
+    await _take(call, f"{account}:hour", per_minute * PER_HOUR, HOUR_S)
     return attempt
 
 
@@ -92,7 +94,7 @@ async def admit_letter(call: Call) -> None:
         TooMany: with the seconds to wait.
     """
     limit = (await call.front.tunables.current()).login_limit_per_address_per_min
-    await _take(call.front, f"letters:{_address_of(call)}", limit, MINUTE_S)
+    await _take(call, f"letters:{_address_of(call)}", limit, MINUTE_S)
 
 
 async def succeeded(call: Call, user: User) -> None:
@@ -143,14 +145,9 @@ def _address_of(call: Call) -> str:
     return digest(f"address {client_address(call.front, call.request)}")
 
 
-async def _take(front: Front, bucket: str, limit: int, window_s: float) -> None:
+async def _take(call: Call, bucket: str, limit: int, window_s: float) -> None:
     burst = min(limit, BURST_MAX)
-    allowance: Allowance | None = await _reached(front.cache.take(bucket, burst / window_s, burst))
-    if allowance is not None and not allowance.allowed:
-        raise TooMany(
-            "too many attempts; wait, or have a link sent to set a new password",
-            retry_after_s=allowance.retry_after_s,
-        )
+    await spend(call.request, bucket, burst / window_s, burst, REFUSAL)
 
 
 async def _reached(asked: Awaitable[T]) -> T | None:
@@ -158,5 +155,5 @@ async def _reached(asked: Awaitable[T]) -> T | None:
     try:
         return await asked
     except EngineUnavailable as error:
-        log.warning("attempts are not counted: the cache is out of reach", error=error.detail)
+        log.warning("nobody is known: the cache is out of reach", error=error.detail)
         return None

@@ -4,13 +4,11 @@ Whoever finds an open browser, or has an API key, shall not be able to take the 
 (OWASP ASVS 5.0, 7.5.1 and 7.5.3).
 """
 
-from limner.core.errors import EngineUnavailable, Forbidden, Invalid, TooMany
-from limner.core.logs import get_logger
+from limner.core.errors import Forbidden, Invalid
 from limner.http.auth import passwords
 from limner.http.call import Call
+from limner.http.limits import spend
 from limner.storage.sql.accounts import User
-
-log = get_logger("auth")
 
 RECENT_S = 15 * 60
 TRIES_BURST = 10
@@ -36,22 +34,13 @@ async def confirm_identity(
         return
     if password is None:
         raise Invalid("the password is needed", faults=[(pointer, "the account has a password")])
-    await _take_try(call, user)
+    await spend(
+        call.request,
+        f"confirm:{user.id}",
+        TRIES_PER_S,
+        TRIES_BURST,
+        "too many passwords were tried",
+    )
     verdict = await passwords.verify(user.password_hash, password)
     if not verdict.ok:
         raise Forbidden("the password is not right", code="password_wrong")
-
-
-async def _take_try(call: Call, user: User) -> None:
-    """Count one try; a cache that is out of reach limits nobody.
-
-    Raises:
-        TooMany: with the seconds to wait.
-    """
-    try:
-        allowance = await call.front.cache.take(f"confirm:{user.id}", TRIES_PER_S, TRIES_BURST)
-    except EngineUnavailable as error:
-        log.warning("passwords are not counted: the cache is out of reach", error=error.detail)
-        return
-    if not allowance.allowed:
-        raise TooMany("too many passwords were tried", retry_after_s=allowance.retry_after_s)

@@ -10,13 +10,12 @@ better one. The second factor of an account guards its password.
 
 from limner.core.emails import normal_email
 from limner.core.errors import Conflict, Forbidden, Invalid, NotFound
-from limner.core.ids import new_id
 from limner.core.unit import UnitOfWork
 from limner.http.auth.oauth import Returned
 from limner.http.auth.oauth_providers import Person
 from limner.http.auth.sessions import SignedIn, begin_web
 from limner.http.call import Call
-from limner.storage.sql.accounts import User, active_user
+from limner.storage.sql.accounts import User, active_user, new_user
 from limner.storage.sql.identities import (
     Identity,
     find_identity,
@@ -70,19 +69,11 @@ async def _register(call: Call, returned: Returned) -> SignedIn:
         )
     if not (await call.front.tunables.current()).registration_is_open:
         raise Forbidden("Accounts are made by an administrator here", code="registration_closed")
-    ident = new_id("user")
-    user = User(
-        id=ident,
-        user_id=ident,
-        state="active",
-        email=email,
-        name=person.name,
-        verified_at=call.now,
-    )
+    user = new_user(email, name=person.name, verified_at=call.now)
     work = call.work()
-    work.actor_id = ident
+    work.actor_id = user.id
     work.add(user)
-    work.audit("user.registered", subject=ident, data={"by": provider.name})
+    work.audit("user.registered", subject=user.id, data={"by": provider.name})
     _add(work, user, returned)
     signed_in = begin_web(call, work, user, by=provider.name)
     await call.commit(work, taken=AGAIN)

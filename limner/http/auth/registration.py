@@ -13,13 +13,12 @@ from pydantic import BaseModel, Field
 from limner.actors.mailer.messages import AccountMail, LinkWanted
 from limner.core.emails import normal_email
 from limner.core.errors import Conflict, Forbidden, Invalid, Unauthenticated
-from limner.core.ids import new_id
 from limner.core.unit import UnitOfWork
 from limner.http.answers import Answer
 from limner.http.auth import attempts, passwords, sessions
 from limner.http.auth.confirmation import confirm_identity
 from limner.http.call import Call
-from limner.storage.sql.accounts import User, active_user
+from limner.storage.sql.accounts import User, active_user, new_user
 from limner.storage.sql.action_links import (
     ActionLink,
     create_link,
@@ -107,16 +106,7 @@ async def _checked(email: str, password: str, name: str) -> str:
 
 
 def _create(work: UnitOfWork, email: str, hashed: str, name: str, language: str) -> None:
-    ident = new_id("user")
-    user = User(
-        id=ident,
-        user_id=ident,
-        state="active",
-        email=email,
-        name=name,
-        password_hash=hashed,
-        language=language,
-    )
+    user = new_user(email, name=name, password_hash=hashed, language=language)
     work.add(user)
     work.audit("user.registered", subject=user.id)
     _send_verification(work, user, hashed, name)

@@ -14,16 +14,13 @@ from datetime import datetime
 import pyotp
 import segno
 
-from limner.core.errors import EngineUnavailable, TooMany
-from limner.core.logs import get_logger
 from limner.core.sealing import Sealer
 from limner.core.unit import UnitOfWork
 from limner.http.call import Call
+from limner.http.limits import spend
 from limner.storage.sql.accounts import User
 from limner.storage.sql.notifications import notify
 from limner.storage.sql.recovery_codes import unused_code, use_code
-
-log = get_logger("auth")
 
 STEP_S = 30
 STEPS_AROUND = (0, -1, 1)
@@ -74,18 +71,14 @@ async def check_code(call: Call, work: UnitOfWork, user: User, code: str) -> boo
 
 
 async def take_try(call: Call, user: User) -> None:
-    """Count one try; a cache that is out of reach limits nobody.
+    """Count one try.
 
     Raises:
         TooMany: with the seconds to wait.
     """
-    try:
-        allowance = await call.front.cache.take(f"totp:{user.id}", TRIES_PER_S, TRIES_BURST)
-    except EngineUnavailable as error:
-        log.warning("codes are not counted: the cache is out of reach", error=error.detail)
-        return
-    if not allowance.allowed:
-        raise TooMany("too many codes were tried", retry_after_s=allowance.retry_after_s)
+    await spend(
+        call.request, f"totp:{user.id}", TRIES_PER_S, TRIES_BURST, "too many codes were tried"
+    )
 
 
 def matching_step(sealer: Sealer, user: User, code: str, now: datetime) -> int | None:

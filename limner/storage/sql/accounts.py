@@ -5,7 +5,7 @@ import hashlib
 import hmac
 import os
 from datetime import datetime, timedelta
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from tortoise import fields
 from tortoise.models import Model
@@ -126,6 +126,12 @@ class SignInLink(Model):
 
     class Meta:
         table = "sign_in_links"
+
+
+def new_user(email: str, **fields: Any) -> User:
+    """Give an active account with an id of its own, still to be added; ``email`` in normal form."""
+    ident = new_id("user")
+    return User(id=ident, user_id=ident, state="active", email=email, **fields)
 
 
 async def ensure_owner(units: Units) -> User:

@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from limner.core.errors import LastAdmin
-from limner.core.ids import new_id
 from limner.core.message import Message
 from limner.core.unit import UnitOfWork
-from limner.storage.sql.accounts import ADMIN, OWNER_ID, ApiKey, User
+from limner.storage.sql.accounts import ADMIN, OWNER_ID, ApiKey, User, new_user
 from limner.storage.sql.database import Connection
 from limner.storage.sql.sessions import revoke_sessions
 
@@ -65,12 +64,8 @@ def create_user(
 
     That the address is taken shows at the commit, as Conflict.
     """
-    ident = new_id("user")
-    user = User(
-        id=ident,
-        user_id=ident,
-        state="active",
-        email=email,
+    user = new_user(
+        email,
         name=name,
         role=role,
         plan=plan,
@@ -79,7 +74,7 @@ def create_user(
         verified_at=work.now if is_verified else None,
     )
     work.add(user)
-    work.audit("user.created", subject=ident, data={"role": role})
+    work.audit("user.created", subject=user.id, data={"role": role})
     return user
 
 

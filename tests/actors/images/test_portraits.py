@@ -53,16 +53,22 @@ def program(code: str) -> list[str]:
     return [sys.executable, "-I", "-c", code]
 
 
-def children() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
+OTHERS: set[psutil.Process] = set()
+"""Processes that this one had started before the test: servers of other tests."""
+
+
+def children() -> set[psutil.Process]:
+    """Give the processes that this test has started."""
+    return set(psutil.Process().children(recursive=True)) - OTHERS
 
 
 @pytest.fixture(autouse=True)
 async def nobody_left() -> AsyncIterator[None]:
     """Look that no process is left, neither running nor waiting to be reaped."""
-    before = set(children())
+    OTHERS.clear()
+    OTHERS.update(children())
     yield
-    await until(lambda: set(children()) <= before)
+    await until(lambda: not children())
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
@@ -215,12 +221,12 @@ def test_the_program_is_where_it_is_looked_for() -> None:
 
 async def test_who_hangs_is_killed_with_all_it_has_started() -> None:
     code = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {HANG!r}])\n" + HANG
-    making = asyncio.create_task(Portraits(program(code), limit_s=2.0).make(picture()))
+    making = asyncio.create_task(Portraits(program(code), limit_s=5.0).make(picture()))
     await until(lambda: len(children()) >= 2)
     started = children()
     with pytest.raises(TimedOut):
         await making
-    await until(lambda: not any(psutil.pid_exists(one.pid) for one in started))
+    await until(lambda: not any(one.is_running() for one in started))
 
 
 async def test_who_gives_up_waiting_leaves_no_process() -> None:

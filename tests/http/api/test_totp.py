@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pyotp
 import pytest
-from aiohttp.test_utils import TestClient
+from aiohttp.test_utils import TestClient, make_mocked_request
 
 from limner.core.clock import HeldClock
 from limner.core.errors import EngineUnavailable
@@ -204,7 +204,7 @@ async def test_codes_cannot_be_guessed(stage: Stage, client: Client) -> None:
     assert await proven(client, code(stage, secret)) == 200
 
 
-async def test_a_cache_that_is_away_stops_no_owner(
+async def test_a_cache_that_is_away_stops_no_owner_and_lets_nobody_guess_for_ever(
     stage: Stage, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secret, _ = await confirmed(stage, client)
@@ -215,6 +215,9 @@ async def test_a_cache_that_is_away_stops_no_owner(
 
     monkeypatch.setattr(stage.front.cache, "take", away)
     assert await proven(client, code(stage, secret)) == 200
+    statuses = [await proven(client, "000000") for _ in range(2 * TRIES_BURST)]
+    assert statuses.count(422) < TRIES_BURST, "the process counts by itself"
+    assert statuses[-1] == 429
 
 
 async def test_it_is_taken_away_with_password_and_code(
@@ -240,12 +243,18 @@ async def test_it_is_taken_away_with_password_and_code(
     assert again.status == 409
 
 
+def call_of(stage: Stage) -> Call:
+    """Give a call that comes by no route."""
+    request = make_mocked_request("POST", "/", app=stage.server.app)
+    return Call(request, stage.front, Caller())
+
+
 async def test_of_two_uses_of_one_code_at_once_one_counts(
     stage: Stage, client: Client, user: User
 ) -> None:
     secret, codes = await confirmed(stage, client)
     stage.clock.advance(STEP_S)
-    call = Call(None, stage.front, Caller())  # type: ignore[arg-type] # it is not looked at
+    call = call_of(stage)
     for typed in (code(stage, secret), codes[0]):
         row = await User.get(id=user.id)
         works = [stage.work(), stage.work()]
@@ -256,7 +265,7 @@ async def test_of_two_uses_of_one_code_at_once_one_counts(
 
 
 async def test_an_account_without_a_second_factor_has_no_code(stage: Stage, user: User) -> None:
-    call = Call(None, stage.front, Caller())  # type: ignore[arg-type] # it is not looked at
+    call = call_of(stage)
     assert await check_code(call, stage.work(), user, "123456") is False
 
 

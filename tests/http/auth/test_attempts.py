@@ -263,14 +263,15 @@ async def test_the_cache_is_told_no_address(stage: Stage) -> None:
     assert not [name for name in names if "@" in name or HERE in name or "127.0.0.1" in name]
 
 
-async def test_without_the_cache_nobody_is_limited_and_the_operator_is_told(stage: Stage) -> None:
+async def test_without_the_cache_each_process_counts_and_the_operator_is_told(stage: Stage) -> None:
     cache = WatchedCache(stage.clock)
     async with fronts(stage, cache) as (client,):
         cache.is_away = True
         with capture_logs() as logs:
-            assert await guesses(client, 15) == [401] * 15
             assert (await log_in(client)).status == 200
-    told = [line for line in logs if "attempts are not counted" in line["event"]]
+            client.session.cookie_jar.clear()
+            assert await guesses(client, 15) == [401] * 9 + [429] * 6
+    told = [line for line in logs if "limits rates by itself" in line["event"]]
     assert told
     assert {line["log_level"] for line in told} == {"warning"}
 
