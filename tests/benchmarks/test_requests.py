@@ -41,7 +41,7 @@ async def traced(name: str) -> AsyncIterator[list[str]]:
             await connection.set_trace_callback(None)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 async def test_both_fronts_ask_the_same(tmp_path: Path) -> None:
     filled = await fronts.fill(str(tmp_path), "", 1)
     (ident,) = filled["jobs"]
