@@ -1,5 +1,6 @@
 """Settings that change while the service runs, their history, and stored secrets."""
 
+import asyncio
 import json
 import math
 import re
@@ -24,6 +25,7 @@ from limner.storage.sql.database import Connection
 from limner.storage.sql.remembered import LIFE_S, Remembered
 
 FRESH_S = LIFE_S
+PATIENCE_S = 1.0
 ALL = "tunables"
 """Stands for every row of the table, those that are not there yet included."""
 SECRET_NAME = re.compile(r"^[A-Za-z0-9_.-]{1,64}$")
@@ -93,14 +95,16 @@ class TunableStore:
         return self._latest
 
     async def recent(self) -> Tunables:
-        """Give all values, or what was read last while the database is away.
+        """Give all values, or what was read last while the database is away or says nothing.
 
-        An absent database is asked once in ``FRESH_S`` seconds: each question may wait long.
+        An absent database is asked once in ``FRESH_S`` seconds, and nobody waits for it longer
+        than ``PATIENCE_S``: a connection that has gone silent is given up much later.
         """
         if self._clock.monotonic() >= self._away_until_s:
             try:
-                return await self.current()
-            except EngineUnavailable:
+                async with asyncio.timeout(PATIENCE_S):
+                    return await self.current()
+            except (EngineUnavailable, TimeoutError):
                 self._away_until_s = self._clock.monotonic() + FRESH_S
         return self._latest
 

@@ -1,5 +1,6 @@
 """Stored tunables with their history, and secrets that only their own key opens."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from limner.core.clock import HeldClock
 from limner.core.errors import EngineUnavailable, Invalid, NotConfigured
 from limner.core.tunables import Tunables
 from limner.core.unit import Commit
+from limner.storage.sql import tunables
 from limner.storage.sql.database import Database
 from limner.storage.sql.tunables import (
     FRESH_S,
@@ -98,6 +100,23 @@ async def test_while_the_database_is_away_what_was_read_last_is_recent(
     assert (await store.recent()).poll_interval_s == 120
     clock.advance(FRESH_S)
     assert (await store.recent()).poll_interval_s == 30
+
+
+async def test_nobody_waits_long_for_a_database_that_says_nothing(
+    store: TunableStore, clock: HeldClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting: list[int] = []
+
+    async def silence() -> Tunables:
+        waiting.append(1)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(tunables, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(store, "current", silence)
+    async with asyncio.timeout(5):
+        assert [await store.recent() for _ in range(3)] == [store.latest] * 3
+    assert len(waiting) == 1
 
 
 async def test_nothing_is_put_before_its_unit_commits(store: TunableStore, units: SqlUnits) -> None:
