@@ -50,7 +50,6 @@ async def serve(feed_url: str, comments: int, database_url: str, broker_url: str
         given = {**chosen, **{name: url for name, url in urls.items() if url}}
         async with service.running(Path(folder), feed_url, READY, **given) as ports:
             source = await service.add_source(ports, feed.options(feed_url, "chain", comments))
-            idle_mib = memory.resident_mib()
             await gate()
             cpu_s, started_s = time.process_time(), time.perf_counter()
             await service.poll_to_mail(ports, source, comments, LIMIT_S)
@@ -62,7 +61,6 @@ async def serve(feed_url: str, comments: int, database_url: str, broker_url: str
                 "started_s": started_s,
                 "ended_s": ended_s,
                 "cpu_s": time.process_time() - cpu_s,
-                "idle_mib": idle_mib,
                 "resident_mib": memory.resident_mib(),
                 "peak_mib": memory.peak_mib(),
                 "group": committer.units / max(1, committer.groups),

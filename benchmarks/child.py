@@ -1,8 +1,8 @@
 """Measurements in processes of their own, so that memory and caches of one are not another's.
 
 ``await call(function, **arguments)`` runs an async function of a module in a fresh interpreter,
-under the same event loop as the server, and gives the JSON object it returns. ``together`` runs
-several that begin at the same moment: each says by ``await gate()`` that it is ready.
+under the same event loop as the server, and gives the JSON object it returns, if any. ``together``
+runs several that begin at the same moment: each says by ``await gate()`` that it is ready.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ READY = "ready"
 UVLOOP, PLAIN = "uvloop", "plain"
 
 Measured = dict[str, Any]
-Function = Callable[..., Awaitable[Measured]]
+Function = Callable[..., Awaitable[Measured | None]]
 
 
 class ChildFailed(RuntimeError):
@@ -188,8 +188,8 @@ def main(module: str, name: str, loop: str, arguments: str) -> None:
     function = getattr(importlib.import_module(module), name)
 
     async def measure() -> None:
-        measured: Measured = await function(**json.loads(arguments))
-        print(json.dumps(measured), flush=True)
+        measured: Measured | None = await function(**json.loads(arguments))
+        print(json.dumps(measured or {}), flush=True)
 
     if sys.platform == "win32" or loop == PLAIN:
         asyncio.run(measure())

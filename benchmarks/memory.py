@@ -1,5 +1,6 @@
 """How much memory this process holds."""
 
+import gc
 import resource
 import sys
 from pathlib import Path
@@ -11,6 +12,12 @@ MIB = 1 << 20
 def resident_mib() -> float:
     """Give what is resident now, in MiB; where there is no /proc, the most that ever was."""
     return _status_mib("VmRSS")
+
+
+def settled_mib() -> float:
+    """Give what is resident, in MiB, after what nobody needs was let go."""
+    gc.collect()
+    return resident_mib()
 
 
 def peak_mib() -> float:

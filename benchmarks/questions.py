@@ -25,7 +25,8 @@ from limner.core.broker import Broker
 from limner.core.message import Envelope
 from limner.storage.sql import idempotency
 from limner.storage.sql.accounts import OWNER_ID
-from limner.storage.sql.database import IGNORE, Connection, Database
+from limner.storage.sql.connection import IGNORE, Connection
+from limner.storage.sql.database import Database
 from limner.storage.sql.finding import column_names
 from limner.storage.sql.idempotency import Asked, Run
 from limner.storage.sql.jobs import Job, create_job, queue_position

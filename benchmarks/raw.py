@@ -31,7 +31,7 @@ TABLE = (
 Take = Callable[[AbstractIncomingMessage], Awaitable[None]]
 
 
-async def fill(broker_url: str, database_url: str, wanted: int, stages: int) -> Measured:
+async def fill(broker_url: str, database_url: str, wanted: int, stages: int) -> None:
     """Make the queue, and the rows of chains; publish the first message of each."""
     if stages:
         async with pooled(database_url) as pool, pool.acquire() as connection:
@@ -47,7 +47,6 @@ async def fill(broker_url: str, database_url: str, wanted: int, stages: int) -> 
         await channel.declare_queue(QUEUE, durable=True, arguments={"x-queue-type": "quorum"})
         for part in parts(range(wanted), AT_ONCE):
             await asyncio.gather(*(_publish(channel, [n, 1]) for n in part))
-    return {"wanted": wanted}
 
 
 async def jobs(broker_url: str, wanted: int) -> Measured:
@@ -105,7 +104,6 @@ async def _consume(connection: AbstractRobustConnection, take: Take, count: Coun
     channel = await connection.channel()
     await channel.set_qos(prefetch_count=PREFETCH)
     queue = await channel.declare_queue(QUEUE, passive=True)
-    idle_mib = memory.resident_mib()
     await gate()
     await queue.consume(safely)
     await count.stop.wait()
@@ -117,7 +115,6 @@ async def _consume(connection: AbstractRobustConnection, take: Take, count: Coun
             await asyncio.sleep(LOOK_S)
     return {
         **told,
-        "idle_mib": idle_mib,
         "resident_mib": memory.resident_mib(),
         "peak_mib": memory.peak_mib(),
     }

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TypeVar
 
-from benchmarks.child import Measured
 from benchmarks.worker import ACTOR, Move, Nothing, Worker, new_task, opened
 from limner.core.broker import Outcome
 from limner.core.ids import new_id
@@ -21,7 +20,7 @@ class NotStored(RuntimeError):
     """A message could not be put where it should wait."""
 
 
-async def fill(database_url: str, broker_url: str, kind: str, wanted: int) -> Measured:
+async def fill(database_url: str, broker_url: str, kind: str, wanted: int) -> None:
     """Make the tables, and what ``wanted`` jobs or chains begin with.
 
     Raises:
@@ -40,7 +39,6 @@ async def fill(database_url: str, broker_url: str, kind: str, wanted: int) -> Me
                 await _store(worker, tasks)
                 messages += [Move(task_id=task.id, stage=0) for task in tasks]
             await _send(worker, messages)
-    return {"wanted": wanted}
 
 
 def parts(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -3,8 +3,6 @@
 ``shared``: one object that everybody streams; ``own``: each streams an object of their own.
 """
 
-import asyncio
-import resource
 import socket
 import tempfile
 from contextlib import ExitStack
@@ -17,8 +15,8 @@ from benchmarks.child import PLAIN, UVLOOP, Call, Measured, call, together
 from benchmarks.result import Figure, Result, column, ratios
 from benchmarks.streams_control import HOST
 from benchmarks.streams_front import PLACE_FILE
+from limner.http.listener import room
 
-OTHER_FILES = 256
 BARE, LIBRARY, SHARED, RUNG, OWN = "bare", "aiohttp-sse", "shared", "bare, rung", "own"
 WAYS = (BARE, LIBRARY, SHARED, RUNG, OWN)
 GIVEN = (BARE, LIBRARY)
@@ -98,16 +96,13 @@ async def _told(
     return {
         "events_per_cpu_s": wanted / served["cpu_s"],
         "kib": served["held_mib"] * 1024 / streams,
-        "seconds": read["seconds"],
     }
 
 
 async def run(size: Size = FULL) -> Result:
     """Measure all ways in turn, each in a process of its own."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = max(size.streams) + OTHER_FILES
-    if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+    # Children may open as many files as this process.
+    room()
     figures: list[Figure] = []
     for streams in size.streams:
         for loop in size.loops:
@@ -115,8 +110,6 @@ async def run(size: Size = FULL) -> Result:
             for _ in range(size.rounds):
                 for way in WAYS:
                     taken[way].append(await measure(way, loop, streams, size))
-                    # Sockets that the last one left are put away first.
-                    await asyncio.sleep(0)
             figures += _figures(f"{streams}, {loop}", taken)
     return Result(
         "streams",

@@ -5,11 +5,9 @@ hears the events, reads the rows, encodes them and writes them.
 """
 
 import asyncio
-import gc
 import json
 import math
 import sqlite3
-import time
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -17,7 +15,7 @@ from pathlib import Path
 from benchmarks import memory
 from benchmarks.child import Measured, gate
 from benchmarks.stock import parts
-from benchmarks.streams_control import END, HOST, Control, store, stored
+from benchmarks.streams_control import END, HOST, measured, store, stored
 from limner.app import Service, open_engines
 from limner.core.broker import Broker
 from limner.core.ids import new_id, uuid7_hex
@@ -32,7 +30,6 @@ STREAMS_PER_ACCOUNT = 150
 """Within the burst that the rate limit leaves to one account."""
 RUNG_TOGETHER = 200
 SLICES = 10
-LOOK_S = 0.02
 PLACE_FILE = "place.json"
 TOPIC = "task.running"
 NOTE = "about as much as a line of a timeline holds"
@@ -42,7 +39,7 @@ INSERT = (
 )
 
 
-async def prepare(home: str, port: int, streams: int, objects: int) -> Measured:
+async def prepare(home: str, port: int, streams: int, objects: int) -> None:
     """Store accounts, keys and tasks; who streams what, and with which key, goes into a file."""
     async with open_engines(_settings(home, port), check_schema=False) as engines:
         ports = engines.ports
@@ -67,7 +64,6 @@ async def prepare(home: str, port: int, streams: int, objects: int) -> Measured:
     paths = [f"/api/tasks/{tasks[n % objects][0]}/stream" for n in range(streams)]
     place = {"keys": keys, "tasks": tasks, "paths": paths}
     store(Path(home, PLACE_FILE), place)
-    return {"objects": objects}
 
 
 def _task(owner: str) -> Task:
@@ -93,24 +89,15 @@ async def serve(home: str, port: int, control: int, streams: int) -> Measured:
     """Serve ``streams`` connections until all have what was rung for, and give what that cost."""
     async with open_engines(_settings(home, port)) as engines:
         ports = engines.ports
-
         service = Service(engines, (), {})
         await service.start(http=True)
-        gc.collect()
-        before_mib = memory.resident_mib()
         try:
-            async with Control.listening(HOST, control, partial(publish, ports.broker)) as done:
-                while _open(ports.metrics) < streams:  # noqa: ASYNC110 - nobody rings for that
-                    await asyncio.sleep(LOOK_S)
-                held_mib = memory.resident_mib() - before_mib
-                await gate()
-                started_s, loop_s = time.process_time(), time.thread_time()
-                await done.ended.wait()
-                return {
-                    "cpu_s": time.process_time() - started_s,
-                    "loop_s": time.thread_time() - loop_s,
-                    "held_mib": held_mib,
-                }
+            return await measured(
+                control,
+                memory.settled_mib(),
+                lambda: _open(ports.metrics) >= streams,
+                take=partial(publish, ports.broker),
+            )
         finally:
             await service.stop()
 
@@ -128,7 +115,7 @@ def _open(metrics: Metrics) -> float:
     return family.samples[0].value
 
 
-async def ring(home: str, control: int, events: int, pause_s: float) -> Measured:
+async def ring(home: str, control: int, events: int, pause_s: float) -> None:
     """Write ``events`` lines to each task, a tenth of the tasks at a time, and tell of each."""
     tasks = stored(str(Path(home, PLACE_FILE)))["tasks"]
     rows = sqlite3.connect(Path(home, "limner.db"), isolation_level=None)
@@ -152,7 +139,6 @@ async def ring(home: str, control: int, events: int, pause_s: float) -> Measured
             await asyncio.sleep(pause_s / len(slices))
     rows.close()
     writer.close()
-    return {"lines": events * len(tasks)}
 
 
 def _event(ident: str, owner: str, now: datetime) -> bytes:

@@ -6,10 +6,7 @@ They are given events that are ready to be sent: the queue holds bytes, or text 
 
 import asyncio
 import contextlib
-import gc
 import json
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -18,15 +15,14 @@ from aiohttp import web
 from aiohttp_sse import sse_response
 
 from benchmarks import memory
-from benchmarks.child import Measured, gate
-from benchmarks.streams_control import HOST, Control
+from benchmarks.child import Measured
+from benchmarks.streams_control import HOST, measured
 from benchmarks.streams_front import publish
 from limner.core.broker import Broker
 from limner.core.brokers.embedded import EmbeddedBroker
 from limner.core.clock import SystemClock
 
 Queue = asyncio.Queue[str]
-LOOK_S = 0.01
 HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
 SELECT = (
     "SELECT n, type, state, detail, at, data FROM timeline WHERE object_id = ? AND n > ? ORDER BY n"
@@ -118,21 +114,17 @@ async def serve(
     plain = Plain(by_library=by_library)
     runner = web.AppRunner(plain.application, handler_cancellation=True)
     await runner.setup()
-    gc.collect()
-    before_mib = memory.resident_mib()
+    before_mib = memory.settled_mib()
     await web.TCPSite(runner, HOST, port, backlog=streams).start()
-    async with Control.listening(HOST, control) as done:
-        await _until(lambda: len(plain.queues) == streams)
-        held_mib = memory.resident_mib() - before_mib
-        await gate()
-        started_s = time.process_time()
+
+    async def send() -> None:
         for n in range(2, events + 2):
             event = plain.event(n)
             for queue in plain.queues:
                 queue.put_nowait(event)
             await asyncio.sleep(pause_s)
-        await done.ended.wait()
-        told = {"cpu_s": time.process_time() - started_s, "held_mib": held_mib}
+
+    told = await measured(control, before_mib, lambda: len(plain.queues) == streams, send=send)
     await runner.cleanup()
     return told
 
@@ -146,21 +138,14 @@ async def serve_rung(home: str, port: int, control: int, streams: int) -> Measur
         application.router.add_get("/api/tasks/{place}/stream", partial(plain.rung, rows))
         runner = web.AppRunner(application, handler_cancellation=True)
         await runner.setup()
-        gc.collect()
-        before_mib = memory.resident_mib()
+        before_mib = memory.settled_mib()
         await web.TCPSite(runner, HOST, port, backlog=streams).start()
-        async with Control.listening(HOST, control, partial(publish, broker)) as done:
-            await _until(lambda: len(plain.queues) == streams)
-            held_mib = memory.resident_mib() - before_mib
-            await gate()
-            started_s = time.process_time()
-            await done.ended.wait()
-            told = {"cpu_s": time.process_time() - started_s, "held_mib": held_mib}
+        told = await measured(
+            control,
+            before_mib,
+            lambda: len(plain.queues) == streams,
+            take=partial(publish, broker),
+        )
         hearing.cancel()
         await runner.cleanup()
     return told
-
-
-async def _until(holds: Callable[[], bool]) -> None:
-    while not holds():  # noqa: ASYNC110 - nobody rings when a client has come
-        await asyncio.sleep(LOOK_S)

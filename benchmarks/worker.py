@@ -165,14 +165,12 @@ async def consume(
         )
         if not broker_url:
             await _recover(worker, waiting)
-        idle_mib = memory.resident_mib()
         await gate()
         await _loops(worker, actor, count)
         told = count.told()
         committer = worker.units.committer
         return {
             **told,
-            "idle_mib": idle_mib,
             "resident_mib": memory.resident_mib(),
             "peak_mib": memory.peak_mib(),
             "group": committer.units / max(1, committer.groups),

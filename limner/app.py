@@ -17,12 +17,15 @@ from limner.actors import registry
 from limner.actors.ports import Ports
 from limner.core import failpoints, logs
 from limner.core.actor import Actor, ActorLoop, Loop
+from limner.core.broker import Broker
+from limner.core.cache import Cache
 from limner.core.clock import Clock, SystemClock
 from limner.core.errors import Conflict, LimnerError
 from limner.core.health import Check
 from limner.core.keyfile import secret_key
 from limner.core.llm import ChatModel
 from limner.core.metrics import Metrics
+from limner.core.objects import ObjectStore
 from limner.core.outgoing import Outgoing
 from limner.core.sealing import Sealer
 from limner.core.settings import Settings
@@ -30,6 +33,7 @@ from limner.core.signing import SignedAccess, Signer, derive_key
 from limner.core.supervisor import Supervisor
 from limner.http.ports import Front
 from limner.ops import health
+from limner.storage.cache.memory import MemoryCache
 from limner.storage.sql import schema
 from limner.storage.sql.database import Database
 from limner.storage.sql.deliveries import Delivery
@@ -44,6 +48,8 @@ from limner.storage.sql.unit import SqlUnits
 log = logs.get_logger("app")
 
 SHUTDOWN_S = 3.0
+SPARE_ENTRIES = 10_000
+"""How much of each kind a front keeps by itself while the cache is away."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 Builders = Mapping[str, Callable[[Ports], Actor[Any]]]
@@ -105,31 +111,45 @@ async def open_engines(
         stack.push_async_callback(outgoing.aclose)
         outbox = Outbox(database, broker, clock, metrics)
         stack.push_async_callback(outbox.drain)
-        ports = Ports(
-            settings=settings,
-            clock=clock,
-            database=database,
-            units=SqlUnits(database, broker, clock, outbox.offer),
-            outbox=outbox,
-            leases=Leases(database),
-            broker=broker,
-            objects=objects,
-            cache=cache,
-            outgoing=outgoing,
-            llm=ChatModel(
-                settings.llm_url,
-                settings.llm_key.get_secret_value(),
-                settings.llm_model,
-                outgoing,
-            ),
-            signer=signer,
-            sealer=Sealer(derive_key(key, "front")),
-            tunables=TunableStore(clock, database.memory()),
-            secrets=SecretStore(derive_key(key, "secrets")),
-            metrics=metrics,
-            worker_id=f"{socket.gethostname()}:{os.getpid()}",
+        ports = _ports(
+            settings, key, signer, database, outbox, broker, cache, objects, outgoing, metrics
         )
         yield Engines(settings, ports, signed_objects)
+
+
+def _ports(
+    settings: Settings,
+    key: bytes,
+    signer: Signer,
+    database: Database,
+    outbox: Outbox,
+    broker: Broker,
+    cache: Cache,
+    objects: ObjectStore,
+    outgoing: Outgoing,
+    metrics: Metrics,
+) -> Ports:
+    """Give what actors are made with, out of the open adapters."""
+    clock, llm_key = database.clock, settings.llm_key.get_secret_value()
+    return Ports(
+        settings=settings,
+        clock=clock,
+        database=database,
+        units=SqlUnits(database, broker, clock, outbox.offer),
+        outbox=outbox,
+        leases=Leases(database),
+        broker=broker,
+        objects=objects,
+        cache=cache,
+        outgoing=outgoing,
+        llm=ChatModel(settings.llm_url, llm_key, settings.llm_model, outgoing),
+        signer=signer,
+        sealer=Sealer(derive_key(key, "front")),
+        tunables=TunableStore(clock, database.memory("tunables")),
+        secrets=SecretStore(derive_key(key, "secrets")),
+        metrics=metrics,
+        worker_id=f"{socket.gethostname()}:{os.getpid()}",
+    )
 
 
 class Service:
@@ -182,19 +202,14 @@ class Service:
             await self._listen()
 
     async def _listen(self) -> None:
-        from limner.http.listener import Bounds, Runner, room
+        from limner.http.listener import Runner
         from limner.http.server import build_application
 
         settings = self._engines.settings
         application = build_application(
             self._front(), messages=registry.messages(), version=version()
         )
-        self._runner = Runner(
-            application,
-            Bounds(connections=room()),
-            handle_signals=False,
-            shutdown_timeout=SHUTDOWN_S,
-        )
+        self._runner = Runner(application, handle_signals=False, shutdown_timeout=SHUTDOWN_S)
         await self._runner.setup()
         host, port = settings.http.host, settings.http.port
         try:
@@ -221,6 +236,7 @@ class Service:
             objects=ports.objects,
             signed_objects=self._engines.signed_objects,
             cache=ports.cache,
+            spare_cache=MemoryCache(ports.clock, max_entries=SPARE_ENTRIES),
             signer=ports.signer,
             sealer=ports.sealer,
             outgoing=ports.outgoing,

@@ -17,6 +17,7 @@ from limner.core import settings as settings_module
 from limner.core.errors import Invalid, LimnerError
 from limner.core.locks import home_lock
 from limner.core.settings import Loaded
+from limner.storage.sql.accounts import ROLE_SCOPES
 
 T = TypeVar("T")
 log = logs.get_logger("cli")
@@ -237,7 +238,7 @@ def user() -> None:
     """Make accounts and give roles."""
 
 
-ROLES = click.Choice(["user", "tutor", "admin"])
+ROLES = click.Choice(tuple(ROLE_SCOPES))
 
 
 @user.command("create")

@@ -125,9 +125,18 @@ def test_a_role_is_given_and_taken_but_never_the_last_administrators(run: Comman
     assert run("user", "promote", "Owner@example.com", "user").exit_code == 0
     assert row(run, "owner@example.com")["role"] == "user"
     assert row(run, "a@example.com")["role"] == "admin"
+    told = run.rows(
+        "SELECT email, kind, data FROM notifications JOIN users "
+        "ON users.id = notifications.user_id ORDER BY notifications.id"
+    )
+    assert [(email, kind, json.loads(data)) for email, kind, data in told] == [
+        ("a@example.com", "user.role_changed", {"role": "admin"}),
+        ("owner@example.com", "user.role_changed", {"role": "user"}),
+    ]
 
 
 def test_the_same_role_again_changes_nothing(run: CommandLine) -> None:
     run("user", "create", "a@example.com")
     assert run("user", "promote", "a@example.com", "user").exit_code == 0
     assert run.rows("SELECT id FROM audit WHERE event = 'user.changed'") == []
+    assert run.rows("SELECT id FROM notifications") == []

@@ -22,10 +22,6 @@ class OwnDefaults(BaseModel):
         None, description="Below this, a person reviews the wish"
     )
 
-    def chosen(self) -> dict[str, Any]:
-        """Give the values that are set, as JSON stores them."""
-        return self.model_dump(mode="json", exclude_none=True)
-
 
 def with_defaults(tunables: Tunables, stored: Mapping[str, Any]) -> Tunables:
     """Give the settings as they count for an account with these own values.
@@ -38,5 +34,5 @@ def with_defaults(tunables: Tunables, stored: Mapping[str, Any]) -> Tunables:
         own = OwnDefaults.model_validate(stored)
     except ValidationError:
         return tunables
-    chosen = {name: value for name in own.chosen() if (value := getattr(own, name)) is not None}
+    chosen = {name: value for name, value in own if value is not None}
     return tunables.model_copy(update=chosen)

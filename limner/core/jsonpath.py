@@ -9,7 +9,6 @@ expressions (``match()`` and ``search()``) are refused because they could run fo
 
 import asyncio
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from functools import lru_cache
@@ -36,6 +35,7 @@ from jsonpath.token import TOKEN_DDOT, TOKEN_FLOAT, TOKEN_FUNCTION, TOKEN_INT
 from pydantic_core import from_json
 
 from limner.core.errors import Invalid, TooLarge
+from limner.core.thread_time import ThreadTime
 
 T = TypeVar("T")
 
@@ -123,25 +123,7 @@ def _parse_mended(data: bytes) -> Any:
         raise Invalid(f"not JSON: {error}", code="not_json") from None
 
 
-class _Budget:
-    """The processor time one evaluation may use.
-
-    Time of the thread and not of the wall, so that a busy machine refuses no honest path.
-    """
-
-    __slots__ = ("_end_s", "_limit_s")
-
-    def __init__(self, limit_s: float) -> None:
-        self._limit_s = limit_s
-        self._end_s = time.thread_time() + limit_s
-
-    def spend(self) -> None:
-        """Raise Invalid once the time is used up."""
-        if time.thread_time() > self._end_s:
-            raise Invalid(f"the path took more than {self._limit_s:g} s", code="path_too_slow")
-
-
-_budget: ContextVar[_Budget] = ContextVar("jsonpath_budget")
+_budget: ContextVar[ThreadTime] = ContextVar("jsonpath_budget")
 
 
 class _Node(JSONPathMatch):
@@ -250,7 +232,7 @@ class Path:
 
 def _within(search: Callable[[], T], limit_s: float) -> T:
     """Run ``search`` under a budget, in the calling thread, which so really ends."""
-    token = _budget.set(_Budget(limit_s))
+    token = _budget.set(ThreadTime(limit_s))
     try:
         return search()
     except JSONPathError as error:

@@ -3,7 +3,6 @@
 import re
 import time
 from collections.abc import Awaitable, Callable
-from functools import partial
 
 import structlog
 from aiohttp import hdrs, web
@@ -25,6 +24,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 REQUEST_ID_FORM = re.compile(r"[A-Za-z0-9._-]{1,64}")
 CLIENT_GONE = 499
+KEPT_ON_PAGES = (hdrs.RETRY_AFTER, hdrs.ALLOW)
 UNCOUNTED = ("/livez", "/readyz", "/static/")
 """Probes and our own files: neither limited nor worth asking the database who calls."""
 
@@ -74,7 +74,6 @@ def template(request: web.Request) -> str:
 @web.middleware
 async def mend(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn errors into problem details, or into a page for who came with a browser."""
-    make: Callable[[], web.Response]
     try:
         fault = request.get(FAULT)
         if fault is not None:
@@ -83,20 +82,24 @@ async def mend(request: web.Request, handler: Handler) -> web.StreamResponse:
     except LimnerError as error:
         if error.status >= 500:
             log.warning("refused", code=error.code, error=error.detail)
-        make, shown = partial(problem_of, request, error), (error.status, error.code, error.detail)
+        told, shown = problem_of(request, error), (error.status, error.code, error.detail)
     except web.HTTPException as error:
         if error.status < headers.FIRST_ERROR:
             raise
-        make, shown = partial(problem_of_http, request, error), (error.status, "", "")
+        told, shown = problem_of_http(request, error), (error.status, "", "")
     except ConnectionResetError:
         # Nobody is left to answer; the number is for log and metrics only.
         return web.Response(status=CLIENT_GONE, reason="Client Closed Request")
     except Exception:
         log.exception("a request failed")
-        make, shown = partial(problem_of_bug, request), (500, "internal", "")
-    if wants_page(request):
-        return error_page(request, *shown)
-    return make()
+        told, shown = problem_of_bug(request), (500, "internal", "")
+    if not wants_page(request):
+        return told
+    page = error_page(request, *shown)
+    page.headers.update(
+        {name: told.headers[name] for name in KEPT_ON_PAGES if name in told.headers}
+    )
+    return page
 
 
 def wants_page(request: web.Request) -> bool:

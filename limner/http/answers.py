@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from aiohttp import hdrs, web
 from pydantic import BaseModel
@@ -17,6 +18,11 @@ class Answer:
 
 
 Result = BaseModel | Answer | web.StreamResponse | None
+
+
+def content_of(result: Result) -> Any:
+    """Give the model of what a handler gave; pages call those of the API and show it."""
+    return result.content if isinstance(result, Answer) else result
 
 
 @dataclass(frozen=True)
@@ -43,3 +49,10 @@ class Written:
     def response(self, **headers: str) -> web.Response:
         """Give the response, with more ``headers``."""
         return web.Response(body=self.body, status=self.status, headers={**self.headers, **headers})
+
+
+def respond(result: Result, status: int) -> web.StreamResponse:
+    """Give the response for what a handler gave; ``status`` is the route's."""
+    if isinstance(result, web.StreamResponse):
+        return result
+    return Written.of(result, status).response()

@@ -54,20 +54,7 @@ def document(
     )
     schemas = whole.get("$defs", {})
     examples = Examples(schemas)
-    channels: dict[str, Any] = {}
-    operations: dict[str, Any] = {}
-    for message in commands:
-        name = _name(message.topic)
-        channels[name] = _command_channel(message)
-        operations[f"receive_{name}"] = _operation(name, f"The {message.topic.split('.')[0]} acts")
-    for kind, summary in EVENTS.items():
-        name = f"{kind}_events"
-        channels[name] = _event_channel(kind, summary)
-        operations[f"send_{name}"] = {
-            "action": "send",
-            "channel": {"$ref": f"#/channels/{name}"},
-            "summary": f"Announce that {summary}",
-        }
+    channels, operations = _traffic(commands)
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -98,6 +85,22 @@ def document(
             },
         },
     }
+
+
+def _traffic(commands: Sequence[type[Message]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Give the channels of commands and events, and what is done with them."""
+    channels: dict[str, Any] = {}
+    operations: dict[str, Any] = {}
+    for message in commands:
+        name = _name(message.topic)
+        channels[name] = _command_channel(message)
+        actor = message.topic.split(".")[0]
+        operations[f"receive_{name}"] = _operation("receive", name, f"The {actor} acts")
+    for kind, summary in EVENTS.items():
+        name = f"{kind}_events"
+        channels[name] = _event_channel(kind, summary)
+        operations[f"send_{name}"] = _operation("send", name, f"Announce that {summary}")
+    return channels, operations
 
 
 def _name(topic: str) -> str:
@@ -150,9 +153,9 @@ def _binding(exchange: str) -> dict[str, Any]:
     }
 
 
-def _operation(channel: str, summary: str) -> dict[str, Any]:
+def _operation(action: str, channel: str, summary: str) -> dict[str, Any]:
     return {
-        "action": "receive",
+        "action": action,
         "channel": {"$ref": f"#/channels/{channel}"},
         "summary": summary,
     }

@@ -20,6 +20,7 @@ A = TypeVar("A", bound=Aggregate)
 
 FRONT: web.AppKey[Front] = web.AppKey("front", Front)
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
+VERSION: web.AppKey[str] = web.AppKey("version", str)
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 TRACE_ID: web.RequestKey[str] = web.RequestKey("trace_id", str)
 FAULT: web.RequestKey[LimnerError] = web.RequestKey("fault", LimnerError)

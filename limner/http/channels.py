@@ -80,10 +80,8 @@ class Channel:
 
     async def distribute(self, lines: Sequence[Line]) -> None:
         """Write to all live streams what they have not had; the terminal event ends them."""
-        shown, ends = frames.through_end(lines)
-        last = shown[-1].n if ends else 0
-        for line in shown:
-            number, frame = line.n, frames.frame_of(line, is_last=line.n == last)
+        told, ends = frames.frames_of(lines)
+        for number, frame in told:
             async with step(SSE_WRITE):
                 for turn in turns(self.streams):
                     for stream in turn:

@@ -1,6 +1,7 @@
 """Entity tags: who has seen an object's newest version need not be sent it again (RFC 9110)."""
 
 import hashlib
+from collections.abc import Mapping
 
 from aiohttp import hdrs, web
 from aiohttp.helpers import ETag
@@ -11,18 +12,24 @@ from limner.http.routes import Answer
 
 
 def tagged(
-    call: Call, content: BaseModel, version: object = None, *, status: int | None = None
+    call: Call,
+    content: BaseModel,
+    version: object = None,
+    *,
+    status: int | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> Answer | web.Response:
     """Give the object with a weak tag for its version, or 304 if the client has that one.
 
-    The version of what has no counter of changes is a digest of what is shown.
+    The version of what has no counter of changes is a digest of what is shown. ``headers`` are
+    those that come with the object.
     """
     if version is None:
         version = digest_of(content)
     tag = f'W/"{version}"'
     if status is None and holds(call.request, str(version)):
         return web.Response(status=304, headers={hdrs.ETAG: tag})
-    return Answer(content, status=status, headers={hdrs.ETAG: tag})
+    return Answer(content, status=status, headers={hdrs.ETAG: tag, **(headers or {})})
 
 
 def digest_of(content: BaseModel) -> str:

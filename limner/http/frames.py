@@ -114,18 +114,8 @@ def terminal(lines: Sequence[Line]) -> Line | None:
     return None
 
 
-def through_end(lines: Sequence[Line]) -> tuple[Sequence[Line], bool]:
-    """Give the lines up to the terminal one, and whether it is among them."""
+def frames_of(lines: Sequence[Line]) -> tuple[list[tuple[int, Frame]], bool]:
+    """Give number and event of each line up to the terminal one, and whether that is among them."""
     last = terminal(lines)
-    if last is None:
-        return lines, False
-    return [line for line in lines if line.n <= last.n], True
-
-
-def frames_of(lines: Sequence[Line], *, ends: bool) -> list[tuple[int, Frame]]:
-    """Give number and event of each line; with ``ends`` the last one is the ``done``."""
-    count = len(lines)
-    return [
-        (line.n, frame_of(line, is_last=ends and place == count - 1))
-        for place, line in enumerate(lines)
-    ]
+    shown = lines if last is None else [line for line in lines if line.n <= last.n]
+    return [(line.n, frame_of(line, is_last=line is last)) for line in shown], last is not None

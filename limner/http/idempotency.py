@@ -14,10 +14,10 @@ from dataclasses import replace
 
 from aiohttp import web
 
-from limner.core.errors import Busy, EngineUnavailable, Invalid
+from limner.core.errors import Busy, Invalid, Transient
 from limner.core.ids import derived_id
 from limner.core.logs import get_logger
-from limner.http.answers import Result, Written
+from limner.http.answers import Result, Written, respond
 from limner.http.body import INLINE_BYTES, RAW
 from limner.http.call import Call, Once
 from limner.http.limits import client_address
@@ -85,7 +85,7 @@ async def once(
     """
     key = key_of(call.request)
     if key is None:
-        return _respond(await handler(call), status)
+        return respond(await handler(call), status)
     asked = await _asked(call, key)
     found = await stored.claim(call.front.database, asked)
     if isinstance(found, Earlier):
@@ -93,7 +93,7 @@ async def once(
     running = Once(
         status, lambda written: stored.keep(found, written.status, _sealed(call, found, written))
     )
-    lease = asyncio.create_task(_held(call, found))
+    lease = asyncio.create_task(_held(call, found, running))
     try:
         result = await handler(replace(call, once=running))
         if not running.is_kept:
@@ -105,13 +105,7 @@ async def once(
         lease.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await lease
-    return _respond(result, status)
-
-
-def _respond(result: Result, status: int) -> web.StreamResponse:
-    if isinstance(result, web.StreamResponse):
-        return result
-    return Written.of(result, status).response()
+    return respond(result, status)
 
 
 async def _keep_late(call: Call, running: Once, result: Result) -> None:
@@ -168,21 +162,25 @@ def _replayed(call: Call, asked: Asked, earlier: Earlier) -> web.Response:
     return Written(earlier.status, plain["headers"], body).response(**{REPLAYED: "true"})
 
 
-async def _held(call: Call, run: Run) -> None:
-    """Renew the lease while the handler runs."""
+async def _held(call: Call, run: Run, running: Once) -> None:
+    """Renew the lease until the answer is kept; what goes wrong here harms no answer."""
     is_ours = True
     while is_ours:
         await asyncio.sleep(RENEWED_EVERY_S)
+        if running.is_kept:
+            return
         try:
             is_ours = await stored.renew(call.front.database, run)
-        except EngineUnavailable as error:
+        except Transient as error:
             log.warning("a lease was not renewed", error=error.detail)
-    log.warning("another run has taken a request over", request=run.id)
+    # The answer may have been kept meanwhile: what has one is not renewed either.
+    if not running.is_kept:
+        log.warning("another run has taken a request over", request=run.id)
 
 
 async def _release(call: Call, run: Run) -> None:
     """Forget the marker of what has failed; if the database is away, its lease ends it."""
     try:
         await stored.release(call.front.database, run)
-    except EngineUnavailable as error:
+    except Transient as error:
         log.warning("a marker stays until its lease ends", error=error.detail)

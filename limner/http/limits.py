@@ -5,13 +5,14 @@ sessions share the account's. The answer's headers follow draft-ietf-httpapi-rat
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import TypeVar
 
 from aiohttp import web
 
-from limner.core.cache import Allowance, Cache, gcra
+from limner.core.cache import Allowance, Cache
 from limner.core.clock import Clock
 from limner.core.errors import EngineUnavailable, TooMany
 from limner.core.logs import get_logger
@@ -23,8 +24,9 @@ log = get_logger("http")
 
 IPV6_SITE_BITS = 64
 LOOK_AGAIN_S = 1.0
-LOCAL_BUCKETS = 10_000
 ALLOWANCE: web.RequestKey[dict[str, str]] = web.RequestKey("rate_limit", dict)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -65,47 +67,43 @@ class Buckets:
 
     Args:
         cache: shared by all fronts.
+        spare: this process's own, which is always there.
         clock: its monotonic time counts.
-        limit: how many buckets are kept here; the ones longest unused go first.
     """
 
-    def __init__(self, cache: Cache, clock: Clock, limit: int = LOCAL_BUCKETS) -> None:
+    def __init__(self, cache: Cache, spare: Cache, clock: Clock) -> None:
         self._cache = cache
+        self._spare = spare
         self._clock = clock
-        self._limit = limit
-        self._full_at_s: dict[str, float] = {}
         self._asked_again_at_s: float | None = None
 
     async def take(self, bucket: str, per_s: float, burst: int) -> Allowance:
         """Take one unit from a bucket that fills by ``per_s`` up to ``burst``."""
+        allowance = await self.reached(lambda: self._cache.take(bucket, per_s, burst))
+        if allowance is None:
+            return await self._spare.take(bucket, per_s, burst)
+        return allowance
+
+    async def reached(self, ask: Callable[[], Awaitable[T]]) -> T | None:
+        """Give what the cache answers, or None while it is away: ``ask`` is then seldom called."""
         now_s = self._clock.monotonic()
         if self._asked_again_at_s is not None and now_s < self._asked_again_at_s:
-            return self._take_here(bucket, per_s, burst)
+            return None
         was_away = self._asked_again_at_s is not None
         if was_away:
             # The others need not wait for this look.
             self._asked_again_at_s = now_s + LOOK_AGAIN_S
         try:
-            allowance = await self._cache.take(bucket, per_s, burst)
+            answer = await ask()
         except EngineUnavailable as error:
             if self._asked_again_at_s is None:
                 log.warning("each process limits rates by itself", error=error.detail)
             self._asked_again_at_s = self._clock.monotonic() + LOOK_AGAIN_S
-            return self._take_here(bucket, per_s, burst)
+            return None
         if was_away:
             log.info("rates are limited together again")
             self._asked_again_at_s = None
-            self._full_at_s.clear()
-        return allowance
-
-    def _take_here(self, bucket: str, per_s: float, burst: int) -> Allowance:
-        full_at_s, allowance = gcra(
-            self._full_at_s.pop(bucket, 0.0), self._clock.monotonic(), per_s, burst, 1
-        )
-        self._full_at_s[bucket] = full_at_s
-        if len(self._full_at_s) > self._limit:
-            del self._full_at_s[next(iter(self._full_at_s))]
-        return allowance
+        return answer
 
 
 RATES: web.AppKey[Rates] = web.AppKey("rates", Rates)

@@ -11,7 +11,7 @@ import contextlib
 import json
 import resource
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
@@ -49,6 +49,19 @@ BARE_HEADERS = {
 """For what is answered where no route, and so nothing else of the front, is known."""
 
 
+def room() -> int:
+    """Give how many connections this process can have; raises its limit of open files for it."""
+    wanted = CONNECTIONS + OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY != soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = CONNECTIONS if soft == resource.RLIM_INFINITY else soft - OTHER_FILES
+    return max(1, min(CONNECTIONS, most))
+
+
 @dataclass(frozen=True)
 class Bounds:
     """What a client may take.
@@ -62,20 +75,7 @@ class Bounds:
     idle_s: float = 75.0
     stall_s: float = 60.0
     head_bytes: int = 65_536
-    connections: int = CONNECTIONS
-
-
-def room() -> int:
-    """Give how many connections this process can have; raises its limit of open files for it."""
-    wanted = CONNECTIONS + OTHER_FILES
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if resource.RLIM_INFINITY != soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = CONNECTIONS if soft == resource.RLIM_INFINITY else soft - OTHER_FILES
-    return max(1, min(CONNECTIONS, most))
+    connections: int = field(default_factory=room)
 
 
 class Connection(web.RequestHandler):
@@ -189,7 +189,8 @@ class Connection(web.RequestHandler):
         log.error("a request failed outside of its handler", request_id=request_id, exc_info=exc)
         if request.writer.output_size > 0:
             raise ConnectionError("an answer was begun already")
-        body = self._listener.bare_problem(status, "internal", GENERIC, request_id, request.path)
+        # The path is not repeated: a part of it may be a credential, and no route says which.
+        body = self._listener.bare_problem(status, "internal", GENERIC, request_id)
         headers = {**BARE_HEADERS, "Content-Type": CONTENT_TYPE, "X-Request-Id": request_id}
         response = web.Response(status=status, body=body, headers=headers)
         response.force_close()
@@ -252,12 +253,10 @@ class Listener(web.Server):
             response.force_close()
             return response
 
-    def bare_problem(
-        self, status: int, code: str, detail: str, request_id: str, instance: str = "/"
-    ) -> bytes:
+    def bare_problem(self, status: int, code: str, detail: str, request_id: str) -> bytes:
         """Give a problem for where no route is known."""
         base_url = self._application[FRONT].settings.base_url
-        body = document(base_url, status, code, detail, instance, request_id)
+        body = document(base_url, status, code, detail, "/", request_id)
         return json.dumps(body).encode()
 
     def _turned_away(self) -> bytes:

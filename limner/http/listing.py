@@ -2,9 +2,9 @@
 
 import base64
 import binascii
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, Field
 
@@ -23,14 +23,17 @@ Cursor = Annotated[str, Field(max_length=CURSOR_MAX_CHARACTERS)]
 
 
 class Listing(Form):
-    """What every list can be asked."""
+    """What every list can be asked; ``columns`` maps filters to columns of other names."""
+
+    columns: ClassVar[Mapping[str, str]] = {}
 
     limit: Annotated[int, Field(ge=1, le=LIMIT_MAX)] = LIMIT_DEFAULT
     cursor: Cursor | None = None
 
     def filters(self) -> dict[str, Any]:
-        """Give the fields to filter by that were asked for."""
-        return self.model_dump(exclude={"limit", "cursor"}, exclude_none=True)
+        """Give the columns to filter by that were asked for."""
+        asked = self.model_dump(exclude={"limit", "cursor"}, exclude_none=True)
+        return {self.columns.get(name, name): value for name, value in asked.items()}
 
 
 class Page(BaseModel, Generic[V]):

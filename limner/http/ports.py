@@ -81,7 +81,7 @@ class Front:
     """Everything the routes may need.
 
     ``ready`` says whether requests shall be sent here; ``signed_objects`` is None where the store
-    serves its own links.
+    serves its own links; ``spare_cache`` is of this process alone, for while ``cache`` is away.
     """
 
     settings: Settings
@@ -93,6 +93,7 @@ class Front:
     objects: ObjectStore
     signed_objects: SignedAccess | None
     cache: Cache
+    spare_cache: Cache
     signer: Signer
     sealer: Sealer
     outgoing: Outgoing

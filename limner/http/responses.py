@@ -1,19 +1,20 @@
 """What the description says of answers: statuses, headers and problems of every route."""
 
 from collections.abc import Sequence
-from http import HTTPStatus
 from typing import Any
 
+from limner.http import problems
+from limner.http.examples import DIGITS
 from limner.http.routes import OPEN, Route
 
 TEXT = {"schema": {"type": "string"}}
-REQUEST = "0199c0de7a2e7000a0b1c2d3e4f5a6b7"
-TASK_URL = f"https://limner.example.com/api/tasks/task_{REQUEST}"
+BASE_URL = "https://limner.example.com"
+TASK_URL = f"{BASE_URL}/api/tasks/task_{DIGITS}"
 HEADERS: dict[str, dict[str, Any]] = {
     "X-Request-Id": {
         "description": "Names this request in the log; the client's own if it sent one",
         **TEXT,
-        "example": REQUEST,
+        "example": DIGITS,
     },
     "RateLimit": {
         "description": "What is left of the allowance (draft-ietf-httpapi-ratelimit-headers)",
@@ -44,7 +45,7 @@ HEADERS: dict[str, dict[str, Any]] = {
     "Link": {
         "description": "The next page, if there is one (RFC 8288)",
         **TEXT,
-        "example": '<https://limner.example.com/api/tasks?cursor=MjAyNg>; rel="next"',
+        "example": f'<{BASE_URL}/api/tasks?cursor=MjAyNg>; rel="next"',
     },
     "Idempotency-Replayed": {
         "description": "true: this is the stored answer to the same request",
@@ -71,20 +72,17 @@ FAULTS = {
     "503": "an engine is out of reach; the same request may be sent again",
 }
 CODES = {
-    "400": "bad_request",
-    "401": "unauthenticated",
-    "402": "out_of_credits",
-    "403": "forbidden",
-    "404": "not_found",
-    "408": "timed_out",
-    "409": "conflict",
-    "413": "too_large",
-    "415": "unsupported_media_type",
-    "422": "invalid",
-    "429": "rate_limited",
-    "502": "provider_failed",
-    "503": "engine_unavailable",
+    **problems.CODES,
+    401: "unauthenticated",
+    402: "out_of_credits",
+    403: "forbidden",
+    409: "conflict",
+    422: "invalid",
+    429: "rate_limited",
+    502: "provider_failed",
+    503: "engine_unavailable",
 }
+"""A code for an example: the usual one of each status."""
 EVERY = ("X-Request-Id", "RateLimit", "RateLimit-Policy")
 PROBES = frozenset({"/livez", "/readyz"})
 """Paths that are neither limited nor ask the database who calls."""
@@ -136,22 +134,14 @@ def problem_responses(schema: str) -> dict[str, Any]:
 
 def problem(status: str, schema: str, text: str = "") -> dict[str, Any]:
     """Give the description of one problem; ``schema`` refers to the one of all."""
-    code = CODES.get(status, "conflict")
+    code = CODES.get(int(status), "conflict")
     text = text or FAULTS[status]
     headers = list(EVERY)
     if status in {"429", "503"}:
         headers.append("Retry-After")
     if status == "401":
         headers.append("WWW-Authenticate")
-    example: dict[str, Any] = {
-        "type": f"https://limner.example.com/docs#problem-{code}",
-        "title": HTTPStatus(int(status)).phrase,
-        "status": int(status),
-        "detail": text,
-        "instance": "/api/tasks",
-        "code": code,
-        "request_id": REQUEST,
-    }
+    example = problems.document(BASE_URL, int(status), code, text, "/api/tasks", DIGITS)
     if status == "422":
         example["errors"] = [{"pointer": "/name", "detail": "Field required"}]
     return {

@@ -10,13 +10,13 @@ from pydantic import BaseModel
 
 from limner.core.errors import Forbidden, Unauthenticated
 from limner.http import idempotency
-from limner.http.answers import Answer, Result, Written
+from limner.http.answers import Answer, Result, respond
 from limner.http.auth.callers import Caller
 from limner.http.body import Nothing, read_json, read_query
 from limner.http.call import CALLER, FRONT, Call
 from limner.storage.sql.accounts import SCOPES
 
-__all__ = ["ANY", "OPEN", "Answer", "Result", "Route", "authorise", "bound", "register", "respond"]
+__all__ = ["ANY", "OPEN", "Answer", "Result", "Route", "authorise", "bound", "register"]
 
 OPEN = "open"
 ANY = "any"
@@ -93,7 +93,7 @@ def bound(route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]
             await read_json(request, Nothing, optional=True)
         if route.creates:
             return await idempotency.once(call, route.status, partial(route.handler, **inputs))
-        return respond(route, await route.handler(call, **inputs))
+        return respond(await route.handler(call, **inputs), route.status)
 
     return handle
 
@@ -111,10 +111,3 @@ def authorise(route: Route, caller: Caller) -> None:
         raise caller.fault or Unauthenticated("sign in, or send an API key")
     if route.access != ANY and route.access not in caller.scopes:
         raise Forbidden(f"this needs the scope {route.access}")
-
-
-def respond(route: Route, result: Result) -> web.StreamResponse:
-    """Give the answer for what a handler gave."""
-    if isinstance(result, web.StreamResponse):
-        return result
-    return Written.of(result, route.status).response()

@@ -2,15 +2,16 @@
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from aiohttp import web
 
 from limner.core.message import Message
 from limner.http import access, asyncapi, headers, limits, openapi
-from limner.http.api.descriptions import ASYNCAPI, OPENAPI
+from limner.http.api.descriptions import ASYNCAPI, OPENAPI, Description
 from limner.http.auth import attempts
 from limner.http.body import LIMIT_BYTES
-from limner.http.call import FRONT
+from limner.http.call import FRONT, VERSION
 from limner.http.limits import BUCKETS, RATES, Buckets, Rates
 from limner.http.pages.docs import REFERENCE
 from limner.http.ports import Front
@@ -46,12 +47,15 @@ def build_application(
         middlewares=[access.trace, access.mend, access.guard], client_max_size=LIMIT_BYTES
     )
     application[FRONT] = front
-    application[BUCKETS] = Buckets(front.cache, front.clock)
+    application[BUCKETS] = Buckets(front.cache, front.spare_cache, front.clock)
     if options.rates is not None:
         application[RATES] = options.rates
     application[HUB] = Hub(front, options.ping_s)
-    application[OPENAPI] = openapi.document(ROUTES, version, front.settings.base_url)
-    application[ASYNCAPI] = asyncapi.document(messages, version)
+    application[VERSION] = version
+    application[OPENAPI] = Description(
+        partial(openapi.document, ROUTES, version, front.settings.base_url)
+    )
+    application[ASYNCAPI] = Description(partial(asyncapi.document, messages, version))
     application[REFERENCE] = {}
     application.on_response_prepare.append(headers.secure)
     application.on_response_prepare.append(limits.tell)

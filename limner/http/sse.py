@@ -11,6 +11,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from itertools import islice
 
 from aiohttp import web
 
@@ -33,7 +34,7 @@ from limner.http.ports import Front
 from limner.http.revocation import Revocation
 from limner.http.seats import Seats
 from limner.http.stream import SSE_WRITE, Stream
-from limner.storage.sql.database import Connection
+from limner.storage.sql.connection import Connection
 from limner.storage.sql.lines import (
     Line,
     Place,
@@ -122,7 +123,7 @@ class Hub:
         channel = self._channels.setdefault(ident, Channel(ident))
         channel.streams.add(stream)
         try:
-            with self._counted():
+            with self._front.metrics.sse_connections.track_inprogress():
                 yield
         finally:
             channel.streams.discard(stream)
@@ -134,20 +135,12 @@ class Hub:
         account = self._accounts.setdefault(ident, Account(ident))
         account.readers.add(reader)
         try:
-            with self._counted():
+            with self._front.metrics.sse_connections.track_inprogress():
                 yield
         finally:
             account.readers.discard(reader)
             if not account.readers and self._accounts.get(ident) is account:
                 del self._accounts[ident]
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        self._front.metrics.sse_connections.inc()
-        try:
-            yield
-        finally:
-            self._front.metrics.sse_connections.dec()
 
     @asynccontextmanager
     async def awaited(self, ident: str) -> AsyncIterator[asyncio.Event]:
@@ -187,8 +180,8 @@ class Hub:
 
     @staticmethod
     async def _send(stream: Stream, lines: list[Line]) -> None:
-        shown, ends = frames.through_end(lines)
-        for number, frame in frames.frames_of(shown, ends=ends):
+        told, ends = frames.frames_of(lines)
+        for number, frame in told:
             async with step(SSE_WRITE):
                 stream.write(frame)
             stream.position = number
@@ -272,9 +265,8 @@ class Hub:
             await self._news.wait()
             self._news.clear()
             moving, self._moving = self._moving, {}
-            batch = {ident: self._dirty[ident] for ident in list(self._dirty)[:BATCH]}
-            for ident in batch:
-                del self._dirty[ident]
+            oldest = list(islice(self._dirty, BATCH))
+            batch = {ident: self._dirty.pop(ident) for ident in oldest}
             try:
                 await self._refresh(batch)
             except (EngineUnavailable, FailpointReached) as error:

@@ -2,9 +2,12 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
+from pydantic import BaseModel
+
+from limner.http.answers import Answer
 from limner.http.call import Call
 from limner.http.sse import HUB
 from limner.storage.sql.aggregate import Aggregate
@@ -40,6 +43,18 @@ async def settled(
         except TimeoutError:
             return row
     return row
+
+
+async def going_on(
+    call: Call,
+    read: Callable[[], Awaitable[A]],
+    is_settled: Callable[[A], bool],
+    whole: Callable[[Call, A], Awaitable[BaseModel]],
+    headers: Mapping[str, str] | None = None,
+) -> Answer:
+    """Answer with what goes on, or when it has settled, if the client waits for that."""
+    row = await settled(call, await read(), read, is_settled)
+    return Answer(await whole(call, row), headers={**(headers or {}), **applied(call)})
 
 
 def applied(call: Call) -> dict[str, str]:

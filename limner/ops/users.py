@@ -8,7 +8,7 @@ from limner.core.emails import normal_email
 from limner.core.errors import Conflict, NotFound
 from limner.core.unit import Commit, Units
 from limner.storage.sql.accounts import User
-from limner.storage.sql.users import create_user, keep_an_admin
+from limner.storage.sql.users import change_role, create_user
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ async def create(
 
 
 async def promote(units: Units, email: str, role: str) -> dict[str, Any]:
-    """Give an account another role; with the same role nothing changes.
+    """Give an account another role and tell its owner; with the same role nothing changes.
 
     Raises:
         Invalid: no address.
@@ -56,8 +56,7 @@ async def promote(units: Units, email: str, role: str) -> dict[str, Any]:
         raise NotFound(f"there is no account {address}")
     if user.role != role:
         work = units.open("cli")
-        keep_an_admin(work, user)
-        work.change(user, guard={"role": user.role, "state": user.state}, role=role)
+        change_role(work, user, role)
         work.audit("user.changed", subject=user.id, data={"fields": ["role"], "role": role})
         if await units.commit(work) is not Commit.DONE:
             raise Conflict("the account has just been changed; try again")

@@ -1,20 +1,18 @@
 """An account's whole life in a real browser, with the mails that the service really writes."""
 
-import os
 import re
-import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, Page, expect
 
+from tests.fakes.chromium import chromium
 from tests.journeys.process import Limner, Prepared, prepare, until
 
 pytestmark = [pytest.mark.browser, pytest.mark.journey, pytest.mark.timeout(180)]
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
 WIDTHS = (320, 390, 1280)
 MAIL_LIMIT_S = 20.0
 PASSWORD = "a long and quiet sentence"
@@ -63,17 +61,8 @@ async def limner(prepared: Prepared, tmp_path: Path) -> AsyncIterator[Limner]:
 
 @pytest.fixture
 async def browser() -> AsyncIterator[Browser]:
-    program = next((found for found in map(shutil.which, NAMES) if found), None)
-    if program is None:
-        if os.environ.get("CI"):
-            pytest.fail("Chromium is missing, and CI must not skip what needs it")
-        pytest.skip("Chromium is missing: apt-get install chromium")
-    async with async_playwright() as playwright:
-        opened = await playwright.chromium.launch(
-            executable_path=program, args=["--no-sandbox", "--disable-background-networking"]
-        )
+    async with chromium() as opened:
         yield opened
-        await opened.close()
 
 
 async def window(browser: Browser, limner: Limner, *, scripts: bool = True) -> Window:

@@ -1,23 +1,21 @@
 """One's own picture in a real browser: chosen, made smaller before it is sent, taken away."""
 
 import io
-import os
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.async_api import Page, async_playwright, expect
+from playwright.async_api import Page, expect
 
 from limner.core.clock import HeldClock
 from limner.http.api.avatar import LIMIT_BYTES
 from limner.storage.sql.accounts import User
+from tests.fakes.chromium import chromium
 from tests.fakes.front import Stage, staged
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
 LOADED = "one => one.complete && one.naturalWidth"
 
 
@@ -30,19 +28,12 @@ async def stage(migrated_file: Path, tmp_path: Path, clock: HeldClock) -> AsyncI
 @pytest.fixture
 async def page(stage: Stage) -> AsyncIterator[Page]:
     """Give the profile of the owner, who has signed in."""
-    program = next((found for found in map(shutil.which, NAMES) if found), None)
-    if program is None:
-        if os.environ.get("CI"):
-            pytest.fail("Chromium is missing, and CI must not skip what needs it")
-        pytest.skip("Chromium is missing: apt-get install chromium")
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+    async with chromium() as browser:
         opened = await browser.new_page()
         base = stage.front.settings.base_url
         await opened.goto(f"{base}/sign-in/{await stage.link()}")
         await opened.goto(f"{base}/account")
         yield opened
-        await browser.close()
 
 
 async def choose(page: Page, name: str, kind: str, content: bytes) -> None:

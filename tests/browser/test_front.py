@@ -1,24 +1,22 @@
 """The pages in a real browser: they follow what happens, obey their own policy, and act."""
 
-import os
-import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from playwright.async_api import BrowserContext, ConsoleMessage, Page, async_playwright, expect
+from playwright.async_api import BrowserContext, ConsoleMessage, Page, expect
 
 from limner.core.clock import HeldClock
 from limner.storage.sql.suppressions import is_suppressed
 from limner.storage.sql.tasks import Task
+from tests.fakes.chromium import chromium
 from tests.fakes.front import Stage, staged, until
 from tests.http.api.test_mailbox import keep
 
 pytestmark = pytest.mark.browser
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000010000000108020000009077"
     "53de0000000c49444154789c63f8cfc000000301010018dd8db00000000049454e44ae426082"
@@ -54,15 +52,7 @@ async def stage(migrated_file: Path, tmp_path: Path, clock: HeldClock) -> AsyncI
 
 @pytest.fixture
 async def window(stage: Stage) -> AsyncIterator[Window]:
-    program = next((found for found in map(shutil.which, NAMES) if found), None)
-    if program is None:
-        if os.environ.get("CI"):
-            pytest.fail("Chromium is missing, and CI must not skip what needs it")
-        pytest.skip("Chromium is missing: apt-get install chromium")
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=program, args=["--no-sandbox", "--disable-background-networking"]
-        )
+    async with chromium() as browser:
         context = await browser.new_context(locale="en-GB", timezone_id="UTC")
         page = await context.new_page()
         opened = Window(stage, context, page)
@@ -70,7 +60,6 @@ async def window(stage: Stage) -> AsyncIterator[Window]:
         page.on("pageerror", lambda error: opened.complaints.append(str(error)))
         yield opened
         await context.close()
-        await browser.close()
 
 
 async def with_result(stage: Stage) -> Task:

@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 from tortoise import Tortoise
 
 from limner.core.clock import Clock, HeldClock, SystemClock
-from limner.storage.sql.database import APP, Connection, Database
+from limner.storage.sql.connection import Connection
+from limner.storage.sql.database import APP, Database
 from limner.storage.sql.schema import migrate
 from tests.contracts.engines import START, eventually
 from tests.engines import shared

@@ -33,4 +33,3 @@ def test_what_no_longer_fits_does_not_count(stored: dict[str, Any]) -> None:
 def test_only_some_settings_can_be_ones_own() -> None:
     with pytest.raises(ValidationError):
         OwnDefaults.model_validate({"mail_per_address_per_day": 1000})
-    assert OwnDefaults(image_provider="acme").chosen() == {"image_provider": "acme"}

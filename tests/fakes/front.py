@@ -1,6 +1,7 @@
 """A whole web front over embedded engines, and a client for it; nothing else runs beside it."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from copy import copy
@@ -54,9 +55,12 @@ from limner.storage.sql.unit import SqlUnits
 from tests.fakes import databases
 from tests.fakes.testers import FakeIntent, FakeProviders, validate_source
 
+HOST = "127.0.0.1"
 SECRET = b"a secret of at least thirty-two bytes"
 PLENTY = Rates(Rate("account", 1000, 100_000), Rate("anonymous", 1000, 100_000))
 PING_S = 0.2
+PATIENCE_S = 30.0
+"""How long a test waits for what must happen: this ends one that hangs, and measures nothing."""
 
 PROVIDER: dict[str, Any] = {
     "name": "acme",
@@ -75,12 +79,12 @@ PROVIDER: dict[str, Any] = {
 
 
 class FrontServer(TestServer):
-    """Serves a front as the service does, with its bounds for connections."""
+    """Serves a front as the service does, with its bounds for connections, at a bound socket."""
 
     def __init__(
-        self, application: web.Application, bounds: Bounds | None = None, port: int | None = None
+        self, application: web.Application, bound: socket.socket, bounds: Bounds | None = None
     ) -> None:
-        super().__init__(application, host="127.0.0.1", port=port)
+        super().__init__(application, host=HOST, socket_factory=lambda *_: bound)
         self._bounds = bounds
 
     async def _make_runner(self, **kwargs: Any) -> BaseRunner:
@@ -152,11 +156,12 @@ class Stage:
     async def beside(self) -> "Stage":
         """Serve a second front over the same database, with a memory of its own: a process."""
         database = copy(self.front.database)
-        database._memories = []
+        database._memories = {}
         units = SqlUnits(database, self.front.broker, self.clock, self.front.outbox.offer)
-        front = replace(self.front, database=database, units=units)
+        spare = MemoryCache(self.clock)
+        front = replace(self.front, database=database, units=units, spare_cache=spare)
         application = build_application(front, Options(ping_s=PING_S, rates=PLENTY))
-        server = TestServer(application, host="127.0.0.1")
+        server = FrontServer(application, self.stack.enter_context(_bound()))
         await server.start_server(shutdown_timeout=1.0)
         self.stack.push_async_callback(server.close)
         return Stage(front, self.clock, server, self.owner, self.stack)
@@ -265,13 +270,13 @@ async def staged(
         outbox = Outbox(database, broker, clock, metrics)
         stack.push_async_callback(outbox.drain)
         units = SqlUnits(database, broker, clock, outbox.offer)
-        server = TestServer(web.Application(), host="127.0.0.1")
+        # It is bound first, because links carry its port, and stays so: nobody takes it meanwhile.
+        bound = stack.enter_context(_bound())
         http = settings.pop("http", HttpSettings())
         settings.setdefault("mail_from", "Limner <limner@example.org>")
-        port = await _free_port(server)
         configured = Settings(
             home=folder,
-            public_url=settings.pop("public_url", f"http://127.0.0.1:{port}"),
+            public_url=settings.pop("public_url", f"http://{HOST}:{bound.getsockname()[1]}"),
             http=http,
             **settings,
         )
@@ -298,7 +303,7 @@ async def staged(
             messages=registry.messages(),
             version="1.2.3",
         )
-        server = FrontServer(application, bounds, port)
+        server = FrontServer(application, bound, bounds)
         await server.start_server(shutdown_timeout=1.0)
         stack.push_async_callback(server.close)
         owner = await ensure_owner(units)
@@ -309,13 +314,11 @@ async def staged(
         yield stage
 
 
-async def _free_port(server: TestServer) -> int:
-    """Find a port first, because links carry it."""
-    await server.start_server()
-    port = server.port
-    await server.close()
-    assert port
-    return port
+def _bound() -> socket.socket:
+    """Give a socket with a port of its own, which listens when its server starts."""
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    bound.bind((HOST, 0))
+    return bound
 
 
 def _front(
@@ -347,10 +350,11 @@ def _front(
         objects=store,
         signed_objects=objects if signed else None,
         cache=MemoryCache(clock),
+        spare_cache=MemoryCache(clock),
         signer=signer,
         sealer=Sealer(SECRET[:32]),
         outgoing=outgoing,
-        tunables=TunableStore(clock, database.memory()),
+        tunables=TunableStore(clock, database.memory("tunables")),
         secrets=SecretStore(SECRET[:32]),
         metrics=metrics,
         intent=FakeIntent(),
@@ -366,7 +370,7 @@ def _front(
     return front, parts
 
 
-async def until(holds: Callable[[], bool], limit_s: float = 5.0) -> None:
+async def until(holds: Callable[[], bool], limit_s: float = PATIENCE_S) -> None:
     """Return when ``holds`` says so.
 
     Raises:
@@ -385,3 +389,10 @@ async def problem(answer: ClientResponse) -> dict[str, Any]:
     found: dict[str, Any] = await answer.json(content_type=None)
     assert found["status"] == answer.status
     return found
+
+
+async def code_of(answer: ClientResponse, status: int) -> str:
+    """Give the code of a problem, whose status must be ``status``."""
+    found = await problem(answer)
+    assert found["status"] == status, found
+    return str(found["code"])

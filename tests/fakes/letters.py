@@ -4,11 +4,9 @@ import re
 from email.message import EmailMessage
 
 from limner.actors.mailer.actor import build
-from limner.actors.ports import Ports
-from limner.core.llm import ChatModel
-from limner.storage.sql.leases import Leases
 from tests.fakes import front
 from tests.fakes.deliveries import kept, words
+from tests.fakes.ports import ports_of
 from tests.fakes.stage import Stage
 
 LINK = re.compile(r"https?://\S+/(?:verify-email|reset-password)\?token=([A-Za-z0-9_-]+)(?=\s)")
@@ -18,26 +16,7 @@ class Letters:
     """The mails that a front has caused; each is fetched once."""
 
     def __init__(self, stage: front.Stage) -> None:
-        given = stage.front
-        self.ports = Ports(
-            settings=given.settings,
-            clock=given.clock,
-            database=given.database,
-            units=given.units,
-            outbox=given.outbox,
-            leases=Leases(given.database),
-            broker=given.broker,
-            objects=given.objects,
-            cache=given.cache,
-            outgoing=given.outgoing,
-            llm=ChatModel("", "", "", given.outgoing),
-            signer=given.signer,
-            sealer=given.sealer,
-            tunables=given.tunables,
-            secrets=given.secrets,
-            metrics=given.metrics,
-            worker_id="test:1",
-        )
+        self.ports = ports_of(stage.front)
         self.actors = Stage(self.ports, build(self.ports))
         self._fetched: set[str] = set()
 

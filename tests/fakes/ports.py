@@ -23,6 +23,7 @@ from limner.core.outgoing import Outgoing
 from limner.core.sealing import Sealer
 from limner.core.settings import Settings
 from limner.core.signing import Signer, derive_key
+from limner.http.ports import Front
 from limner.storage.cache.memory import MemoryCache
 from limner.storage.objects.local import LocalObjects
 from limner.storage.sql.address import sqlite_path
@@ -58,6 +59,29 @@ async def _migrated() -> Path:
             await database.close()
         _schemas.append(folder / "limner.db")
     return _schemas[0]
+
+
+def ports_of(front: Front) -> Ports:
+    """Give an actor the adapters of a front, as one process has them."""
+    return Ports(
+        settings=front.settings,
+        clock=front.clock,
+        database=front.database,
+        units=front.units,
+        outbox=front.outbox,
+        leases=Leases(front.database),
+        broker=front.broker,
+        objects=front.objects,
+        cache=front.cache,
+        outgoing=front.outgoing,
+        llm=ChatModel("", "", "", front.outgoing),
+        signer=front.signer,
+        sealer=front.sealer,
+        tunables=front.tunables,
+        secrets=front.secrets,
+        metrics=front.metrics,
+        worker_id="test:1",
+    )
 
 
 @asynccontextmanager

@@ -1,22 +1,26 @@
 """Signing in by a provider as a browser does it, for tests of it."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
+import pytest
 from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient
 from yarl import URL
 
+from limner.core.clock import HeldClock
+from limner.core.ids import new_id
 from limner.core.settings import OAuthSettings
 from limner.http.auth import cookies
 from limner.storage.sql.accounts import User, digest
 from limner.storage.sql.identities import Identity
 from limner.storage.sql.sessions import Session
-from tests.fakes.front import Stage
-from tests.fakes.issuer import CLIENT_ID, CLIENT_SECRET, Issuer
+from tests.fakes.front import Stage, staged
+from tests.fakes.issuer import CLIENT_ID, CLIENT_SECRET, Issuer, issuing
 
 HTML = {"Accept": "text/html,application/xhtml+xml"}
 
@@ -92,6 +96,35 @@ def settings_for(issuer: Issuer, **changes: Any) -> OAuthSettings:
         **changes,
     }
     return OAuthSettings.model_validate(given)
+
+
+@pytest.fixture
+async def issuer(clock: HeldClock) -> AsyncIterator[Issuer]:
+    """Serve a provider; a module of tests takes this fixture by naming it."""
+    async with issuing(clock) as serving:
+        yield serving
+
+
+@pytest.fixture
+async def oauth_stage(
+    migrated_file: Path, tmp_path: Path, clock: HeldClock, issuer: Issuer
+) -> AsyncIterator[Stage]:
+    """Serve a front that is a client of that provider."""
+    async with staged(migrated_file, tmp_path, clock, oauth=settings_for(issuer)) as opened:
+        yield opened
+
+
+async def user_with(stage: Stage, email: str, **fields: Any) -> User:
+    """Make an account with an address."""
+    ident = new_id("user")
+    user = User(**{"id": ident, "user_id": ident, "state": "active", "email": email, **fields})
+    await stage.add(user)
+    return user
+
+
+async def linking(stage: Stage, provider: Approves, user: User | None = None) -> Browser:
+    """Give a browser that is signed in by a link."""
+    return Browser(stage, provider, await stage.signed_in(user))
 
 
 async def assert_nobody(stage: Stage, one: Browser) -> None:

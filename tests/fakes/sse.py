@@ -5,7 +5,18 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from aiohttp import ClientResponse
+
+from limner.http import revocation, sse
+from tests.fakes.front import PATIENCE_S
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look often at who may still listen; a module of tests takes this fixture by naming it."""
+    monkeypatch.setattr(sse, "RECONNECT_S", 0.02)
+    monkeypatch.setattr(revocation, "RECHECK_S", 0.05)
 
 
 @dataclass
@@ -26,7 +37,7 @@ class Listener:
     pings: int = 0
     is_ended: bool = False
 
-    async def next(self, timeout_s: float = 5.0) -> Heard | None:
+    async def next(self, timeout_s: float = PATIENCE_S) -> Heard | None:
         """Give the next event, or None at the end of the stream."""
         name, ident = "message", ""
         data: list[str] = []

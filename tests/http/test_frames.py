@@ -93,7 +93,18 @@ def test_a_cursor_is_read_or_refused(cursor: str, settled: int | None) -> None:
 
 def test_a_done_that_a_retry_has_overtaken_ends_nothing() -> None:
     lines = [line(type=name)._replace(n=n) for n, name in enumerate(["status", "done", "status"])]
-    assert frames.through_end(lines) == (lines, False)
-    assert [frame.plain.split(b"\n")[1] for _, frame in frames.frames_of(lines, ends=False)] == [
-        b"event: status"
-    ] * 3
+    told, ends = frames.frames_of(lines)
+    assert ([number for number, _ in told], ends) == ([0, 1, 2], False)
+    assert [frame.plain.split(b"\n")[1] for _, frame in told] == [b"event: status"] * 3
+
+
+def test_what_follows_the_done_that_ends_a_stream_is_not_sent() -> None:
+    names = ["done", "status", "done", "log"]
+    told, ends = frames.frames_of([line(type=name)._replace(n=n) for n, name in enumerate(names)])
+    assert ([number for number, _ in told], ends) == ([0, 1, 2], True)
+    events = [frame.plain.split(b"\n")[1].decode() for _, frame in told]
+    assert events == ["event: status", "event: status", "event: done"]
+
+
+def test_nothing_ends_nothing() -> None:
+    assert frames.frames_of([]) == ([], False)

@@ -17,7 +17,7 @@ from limner.http.auth.callers import OPS_READ, REPORTS, recent_callers
 from limner.http.table import ROUTES
 from limner.storage.sql.accounts import ApiKey, User, revoke_key
 from limner.storage.sql.remembered import LIFE_S
-from tests.fakes.front import Stage, problem, staged
+from tests.fakes.front import PATIENCE_S, Stage, problem, staged
 
 READ_BY_OPERATORS = ("/healthz", "/readyz?verbose", "/metrics")
 BRIEF_S = 0.1
@@ -228,7 +228,7 @@ async def test_metrics_wait_for_a_silent_broker_only_so_long_and_tell_the_rest(
     monkeypatch.setattr(stage.front.broker, "depth", keep_silent)
     stage.front.metrics.outbox_rows.set(7)
     admin = await stage.admin()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         text = await (await admin.get("/metrics")).text()
     assert "limner_outbox_rows 0.0" in text, "the database answered"
     assert sorted(asked) == sorted(given_up) == sorted(stage.front.actors), "all at once"

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from limner.http.table import ROUTES
 from limner.storage.sql import idempotency as stored
 from limner.storage.sql.accounts import ApiKey
 from limner.storage.sql.audit import AuditLine
+from limner.storage.sql.faults import Deadlocked
 from limner.storage.sql.idempotency import LEASE_S, IdempotentRequest
 from limner.storage.sql.sources import Source
 from limner.storage.sql.suppressions import Suppression
@@ -365,14 +367,15 @@ async def test_a_long_run_keeps_its_lease(stage: Stage, monkeypatch: pytest.Monk
     assert (await first).status == 201
 
 
+@pytest.mark.parametrize("trouble", [EngineUnavailable("away"), Deadlocked("undone")])
 async def test_a_lease_that_cannot_be_renewed_or_given_back_ends_by_itself(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, trouble: Exception
 ) -> None:
     tries: list[str] = []
 
     async def fail(*_: Any) -> bool:
         tries.append("renew")
-        raise EngineUnavailable("away")
+        raise trouble
 
     client = await stage.admin()
     with monkeypatch.context() as patched, capture_logs() as logs:
@@ -389,12 +392,83 @@ async def test_a_lease_that_cannot_be_renewed_or_given_back_ends_by_itself(
         first = asyncio.create_task(ask(client))
         await until(lambda: len(tries) >= 2)
         gate.set()
-        assert (await first).status == 503
+        # The error of the request itself is told, not that of giving its marker back.
+        assert (await problem(await first))["code"] == "engine_unavailable"
     events = {line["event"] for line in logs}
     assert {"a lease was not renewed", "a marker stays until its lease ends"} <= events
     assert (await ask(client)).status == 409
     stage.clock.advance(LEASE_S)
     assert (await ask(client)).status == 201
+
+
+@pytest.mark.parametrize("trouble", [EngineUnavailable("away"), Deadlocked("undone")])
+async def test_an_answer_that_was_committed_is_given_though_its_lease_was_not_renewed(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    tries: list[str] = []
+
+    async def fail(*_: Any) -> bool:
+        tries.append("renew")
+        raise trouble
+
+    client = await stage.admin()
+    held = await hold_commits(stage, monkeypatch)
+    with monkeypatch.context() as patched:
+        patched.setattr(idempotency, "RENEWED_EVERY_S", 0.001)
+        patched.setattr(stored, "renew", fail)
+        first = asyncio.create_task(ask(client))
+        await until(lambda: len(tries) >= 2)
+        held.gate.set()
+        assert (await first).status == 201
+    assert (await ask(client)).headers["Idempotency-Replayed"] == "true"
+
+
+def is_renewed() -> bool:
+    """Whether a request's lease is being held."""
+    names = [getattr(task.get_coro(), "__name__", "") for task in asyncio.all_tasks()]
+    return "_held" in names
+
+
+@pytest.mark.parametrize("meanwhile", [False, True])
+async def test_who_has_kept_the_answer_holds_it_no_longer_and_has_lost_nothing(
+    migrated_file: Path,
+    tmp_path: Path,
+    clock: HeldClock,
+    monkeypatch: pytest.MonkeyPatch,
+    meanwhile: bool,
+) -> None:
+    """``meanwhile``: the answer is kept while a renewal is under way, which therefore fails."""
+    renew, outcomes = stored.renew, list[bool]()
+    begun, kept, gate = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def slowly(database: Any, run: stored.Run) -> bool:
+        begun.set()
+        await kept.wait()
+        outcomes.append(await renew(database, run))
+        return outcomes[-1]
+
+    async def slow(call: Call) -> Answer:
+        if meanwhile:
+            await begun.wait()
+        answer = await call.answered(call.work(), Answer(Made(number=1)))
+        kept.set()
+        await gate.wait()
+        return answer
+
+    def staging() -> Any:
+        return staged(migrated_file, tmp_path, clock)
+
+    monkeypatch.setattr(idempotency, "RENEWED_EVERY_S", 0.001 if meanwhile else 0.5)
+    monkeypatch.setattr(stored, "renew", slowly)
+    with capture_logs() as logs:
+        async with with_routes(monkeypatch, staging, slow=slow) as stage:
+            first = asyncio.create_task(ask(await stage.client(), {}, "/api/slow"))
+            await kept.wait()
+            await until(lambda: not is_renewed())
+            gate.set()
+            assert (await first).status == 201
+    assert outcomes == [False] or not meanwhile
+    assert not any("taken a request over" in line["event"] for line in logs)
 
 
 async def test_who_has_lost_a_request_stops_renewing_it(
@@ -450,7 +524,9 @@ async def test_of_two_who_find_a_dead_run_one_takes_it_over(
     monkeypatch.setattr(stored, "_take_over", overtaken)
     found = await stored.claim(stage.front.database, asked)
     assert isinstance(found, stored.Earlier)
-    assert (found.status, found.wait_s) == (None, LEASE_S)
+    assert (found.status, found.sealed) == (None, None)
+    row = await IdempotentRequest.get()
+    assert (row.token, row.lease_until) == (2, stage.clock.now() + timedelta(seconds=LEASE_S))
     assert late == [stored.Run("request_1", 1)]
 
 

@@ -131,7 +131,8 @@ async def fronts(
             front = replace(
                 stage.front,
                 cache=cache,
-                tunables=TunableStore(stage.clock, stage.front.database.memory()),
+                spare_cache=MemoryCache(stage.clock),
+                tunables=TunableStore(stage.clock, stage.front.database.memory("tunables")),
             )
             server = TestServer(build_application(front, Options(rates=rates)), host="127.0.0.1")
             client: TestClient[Any, Any] = TestClient(server)
@@ -220,11 +221,12 @@ async def test_a_cache_that_is_away_is_asked_now_and_then_and_counts_again_when_
 async def test_buckets_of_a_process_are_bounded(clock: HeldClock) -> None:
     cache = LosableCache(clock)
     cache.is_away = True
-    buckets = Buckets(cache, clock, limit=2)
+    buckets = Buckets(cache, MemoryCache(clock, max_entries=2), clock)
     for name in ("a", "a", "b", "c"):
         assert (await buckets.take(name, 0.1, 2)).allowed
-    assert (await buckets.take("a", 0.1, 2)).remaining == 1, "the oldest was forgotten"
+    assert not (await buckets.take("a", 0.1, 2)).allowed, "whoever is limited stays so"
     assert (await buckets.take("c", 0.1, 2)).remaining == 0
+    assert (await buckets.take("b", 0.1, 2)).remaining == 1, "it was forgotten"
 
 
 async def test_the_settings_say_what_the_rates_are(
@@ -249,7 +251,7 @@ async def test_what_another_process_sets_counts_here_within_three_seconds(stage:
         change = {"rate_limit_account_burst": 7}
         # As another process does: its commits are no news to the memories of this one.
         elsewhere = stage.front.database._memories
-        stage.front.database._memories = []
+        stage.front.database._memories = {}
         admin = await stage.admin()
         assert (await admin.put("/api/settings", json=change)).status == 200
         stage.front.database._memories = elsewhere

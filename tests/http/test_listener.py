@@ -338,7 +338,7 @@ async def test_a_client_that_reads_slowly_but_does_read_gets_everything(hasty: S
         assert len(bodies) == 1
 
 
-async def test_a_bug_outside_of_all_handlers_is_answered_without_its_text(
+async def test_a_bug_outside_of_all_handlers_is_answered_without_its_text_or_the_path(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any) -> None:
@@ -347,9 +347,9 @@ async def test_a_bug_outside_of_all_handlers_is_answered_without_its_text(
     monkeypatch.setattr(access, "new_trace_id", fail)
     with capture_logs() as logs:
         async with line_to(stage) as (reader, writer):
-            writer.write(HELLO + b"\r\n")
+            writer.write(b"GET /sign-in/canary HTTP/1.1\r\n" + HOST + b"\r\n")
             answer = await answer_of(reader)
-            assert_problem(answer, 500, "internal")
+            assert assert_problem(answer, 500, "internal")["instance"] == "/"
             assert b"canary" not in answer[2]
             assert await is_closed(reader)
     assert any(line["event"] == "a request failed outside of its handler" for line in logs)

@@ -9,7 +9,6 @@ from aiohttp.test_utils import TestClient
 
 from limner.core.clock import HeldClock
 from limner.http.auth import csrf
-from limner.http.auth.sessions import end_sessions
 from limner.http.routes import ANY, OPEN, Route
 from limner.http.table import ROUTES
 from limner.storage.sql.accounts import (
@@ -19,6 +18,7 @@ from limner.storage.sql.accounts import (
     create_key,
     revoke_key,
 )
+from limner.storage.sql.sessions import revoke_sessions
 from tests.fakes.front import Stage, staged
 
 # What each route asks for. A new route without a row here fails the test below.
@@ -37,6 +37,7 @@ TABLE = {
     ("GET", "/.well-known/jwks.json"): OPEN,
     ("GET", "/api/sessions"): "account:read",
     ("DELETE", "/api/sessions"): "account:write",
+    ("GET", "/api/sessions/{id}"): "account:read",
     ("DELETE", "/api/sessions/{id}"): "account:write",
     ("GET", "/api/keys"): ANY,
     ("POST", "/api/keys"): ANY,
@@ -347,7 +348,7 @@ async def test_a_revoked_session_is_nobody(stage: Stage) -> None:
     for client in (browser, await stage.client(token)):
         assert (await client.get("/api/settings")).status == 200
     work = stage.work()
-    end_sessions(work, user.id, because="test")
+    revoke_sessions(work, user.id, because="test")
     await stage.front.units.commit(work)
     jar = browser.session.cookie_jar
     cookie = "; ".join(f"{one.key}={one.value}" for one in jar)

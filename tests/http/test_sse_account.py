@@ -19,13 +19,13 @@ from limner.http.frames import settled_in
 from limner.http.sse import HUB, Hub
 from limner.storage.sql import lines as line_reads
 from limner.storage.sql.accounts import User
-from limner.storage.sql.database import Connection
+from limner.storage.sql.connection import Connection
 from limner.storage.sql.jobs import Job
 from limner.storage.sql.sessions import revoke_sessions
 from limner.storage.sql.tasks import Task
 from limner.storage.sql.timeline import TimelineLine
-from tests.fakes.front import Stage, staged, until
-from tests.fakes.sse import Heard, Listener
+from tests.fakes.front import PATIENCE_S, Stage, staged, until
+from tests.fakes.sse import Heard, Listener, quick
 
 
 @pytest.fixture
@@ -34,10 +34,7 @@ async def stage(migrated_file: Path, tmp_path: Path, clock: HeldClock) -> AsyncI
         yield opened
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "RECONNECT_S", 0.02)
-    monkeypatch.setattr(revocation, "RECHECK_S", 0.05)
+_quick = quick
 
 
 def hub_of(stage: Stage) -> Hub:
@@ -223,7 +220,7 @@ async def test_a_quiet_stream_is_told_where_it_is_without_an_event(stage: Stage)
     await stage.task()
     stage.clock.advance(line_reads.SETTLE_S + 1)
     answer = await (await stage.admin()).get("/api/stream")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while not (line := await answer.content.readline()).startswith(b"id:"):
             assert line
     assert settled_in(line.decode().removeprefix("id:").strip())
@@ -549,7 +546,7 @@ async def test_an_old_client_gets_its_stream_without_chunks(stage: Stage) -> Non
     hub = hub_of(stage)
     await until(lambda: any(one.live for one in hub._accounts.values()))
     await stage.task()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         raw = await reader.readuntil(b'"state":"pending","detail":"",')
     writer.close()
     assert b"chunked" not in raw.lower()

@@ -101,7 +101,7 @@ class Person:
 
         await until(arrived, 30, "the mail that verifies")
         status, body, _ = await self.post(two, "/api/auth/verify-email", {"token": found})
-        assert status < 300, body
+        assert status == 200, body
 
     async def sign_in(self, front: Member) -> dict[str, Any]:
         """Give the tokens of a new session."""
@@ -161,9 +161,8 @@ async def test_a_stream_at_one_front_ends_when_its_session_is_revoked_at_the_oth
             async with http.get(f"{two.url}/api/stream", headers=headers) as stream:
                 assert stream.status == 200
                 await stream.content.readany()
-                assert await anna.delete(
-                    one, f"/api/sessions/{other['id']}", deciding["access_token"]
-                ) in {200, 204}
+                ended = f"/api/sessions/{other['id']}"
+                assert await anna.delete(one, ended, deciding["access_token"]) == 204
                 async with asyncio.timeout(REVOKED_WITHIN_S + 1):
                     while await stream.content.readany():
                         continue

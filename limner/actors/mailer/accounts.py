@@ -6,7 +6,7 @@ stored names a link's row and never its token.
 """
 
 import math
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import get_args
 
 from limner.actors.mailer.account_phrases import ACCOUNT_WORDS
@@ -58,23 +58,28 @@ class AccountMailer:
         address = link.email if link else message.address or user.email
         if kind is None or not address:
             raise Invalid("a notice has a kind, a letter a link, and both have an address")
-        await self.write(work, user, kind, address, link)
+        if not await self.has_enough(address, kind, work.now):
+            self.write(work, user, kind, address, link)
 
-    async def write(
-        self, work: UnitOfWork, user: User, kind: str, address: str, link: ActionLink | None
-    ) -> None:
-        """Make the delivery in ``work``, and have it sent."""
-        since = work.now - timedelta(seconds=RECENT_S)
+    async def has_enough(self, address: str, kind: str, now: datetime) -> bool:
+        """Whether an address has had as many mails of a kind as it gets in an hour."""
+        since = now - timedelta(seconds=RECENT_S)
         recent = Delivery.filter(
             address=address, purpose=PURPOSE, template=kind, created_at__gt=since
         )
-        if await recent.count() >= RECENT_LIMIT:
-            self._metrics.mails.labels("limited").inc()
-            log.warning("an address had many mails of a kind; no more now", kind=kind)
-            return
+        if await recent.count() < RECENT_LIMIT:
+            return False
+        self._metrics.mails.labels("limited").inc()
+        log.warning("an address had many mails of a kind; no more now", kind=kind)
+        return True
+
+    def write(
+        self, work: UnitOfWork, user: User, kind: str, address: str, link: ActionLink | None
+    ) -> None:
+        """Make the delivery in ``work``, and have it sent."""
         envelope = work.envelope
         ident = derived_id("delivery", envelope.message_id) if envelope else new_id("delivery")
-        language = "zh" if user.language.lower().startswith("zh") else "en"
+        language = "zh" if user.language == "zh" else "en"
         work.add(
             Delivery(
                 id=ident,
@@ -97,14 +102,16 @@ class LinkMailer:
         self._mailer = mailer
 
     async def handle(self, message: LinkWanted, work: UnitOfWork) -> None:
-        """Make link and delivery in one unit, or neither."""
+        """Make link and delivery in one unit; neither where account or address has had enough."""
         user = await User.get_or_none(email=message.address, state="active")
         if user is None or (message.purpose == ActionLink.VERIFY and user.is_verified):
             return
         if await has_enough_links(user.id, message.purpose, work.now):
             return
+        if await self._mailer.has_enough(message.address, message.purpose, work.now):
+            return
         link = create_link(work, user, message.purpose)
-        await self._mailer.write(work, user, link.purpose, link.email, link)
+        self._mailer.write(work, user, link.purpose, link.email, link)
 
 
 async def is_refused(address: str) -> bool:

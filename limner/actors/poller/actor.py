@@ -22,7 +22,7 @@ from limner.core.logs import get_logger
 from limner.core.message import new_trace_id
 from limner.core.unit import Dead, UnitOfWork
 from limner.storage.sql.comments import TEXT_LENGTH, Comment
-from limner.storage.sql.database import FromNow
+from limner.storage.sql.connection import FromNow
 from limner.storage.sql.leases import Leases
 from limner.storage.sql.sources import Source
 

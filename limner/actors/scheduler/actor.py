@@ -20,7 +20,7 @@ from limner.core.ids import derived_id
 from limner.core.logs import get_logger
 from limner.core.message import Message
 from limner.core.unit import Commit, Step
-from limner.storage.sql.database import Connection
+from limner.storage.sql.connection import Connection
 from limner.storage.sql.schedules import Schedule, ScheduleRun, ensure_schedule
 
 log = get_logger("scheduler")

@@ -24,7 +24,6 @@ ENDED = (
     "sign_in_links",
     "action_links",
     "authorizations",
-    "sessions",
     "refresh_tokens",
     "signing_keys",
 )
@@ -65,6 +64,11 @@ class Cleaner:
             "objects": await self._orphans(now),
             "unfinished": await self._unfinished(),
         }
+        # ``idle_until`` is never later than the session's end in any case.
+        for column in ("idle_until", "revoked_at"):
+            removed[f"sessions {column}"] = await self._delete(
+                "sessions", column, now, ENDED_LIFE_DAYS
+            )
         for table in ENDED:
             removed[table] = await self._delete(table, "expires_at", now, ENDED_LIFE_DAYS)
         log.info("cleaned", **removed)

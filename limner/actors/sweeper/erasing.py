@@ -2,6 +2,7 @@
 
 from limner.actors.ports import Ports
 from limner.actors.sweeper.messages import Erase
+from limner.core.errors import Conflict
 from limner.core.logs import get_logger
 from limner.core.unit import UnitOfWork
 from limner.storage.sql.accounts import User
@@ -24,13 +25,28 @@ class Erasing:
 
     async def handle(self, message: Erase, work: UnitOfWork) -> None:
         """Erase; an account that is still there, or again, keeps what it has."""
+        try:
+            is_done = await self._piece(message, work)
+        except Conflict as error:
+            # An object moved on each time it was tried: what is busy now is not so for ever.
+            log.info("erasing goes on later", error=error.detail)
+            is_done = False
+        if not is_done:
+            work.send(message, after_s=PAUSE_S)
+
+    async def _piece(self, message: Erase, work: UnitOfWork) -> bool:
+        """Erase a piece and give whether that was the last.
+
+        Raises:
+            Conflict: an object moved on each time it was tried.
+        """
         if message.task_id:
             await self._eraser.task(message.task_id)
         user = await User.get_or_none(id=message.user_id)
         if user is None or user.state != "deleted":
-            return
-        if await self._eraser.account(user.id, self._limit):
+            return True
+        is_done = await self._eraser.account(user.id, self._limit)
+        if is_done:
             work.audit("user.erased", subject=user.id)
             log.info("an account is erased", user_id=user.id)
-        else:
-            work.send(message, after_s=PAUSE_S)
+        return is_done

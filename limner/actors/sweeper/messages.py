@@ -1,4 +1,4 @@
-"""What others may send the sweeper; its schedules do."""
+"""What others may send the sweeper: the scheduler what is due, the front what is to be erased."""
 
 from typing import ClassVar
 

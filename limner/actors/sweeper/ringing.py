@@ -23,7 +23,7 @@ from limner.actors.submitter.rules import LOCAL
 from limner.core.errors import Busy, EngineUnavailable
 from limner.core.logs import get_logger
 from limner.core.message import Message
-from limner.storage.sql.database import NOW, FromNow
+from limner.storage.sql.connection import NOW, FromNow
 
 log = get_logger("sweeper")
 

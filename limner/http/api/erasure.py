@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from limner.actors.intent.rules import find_addresses
 from limner.actors.sweeper.messages import Erase
-from limner.core.emails import MAX_CHARACTERS, normal_email
+from limner.core.emails import normal_email
+from limner.http.auth.fields import AnyAddress
 from limner.http.body import Form
 from limner.http.call import Call
 from limner.http.routes import Answer, Result, Route
@@ -24,7 +24,7 @@ DONE = 200
 class ErasureIn(Form):
     """The address that asks to be forgotten."""
 
-    email: Annotated[str, Field(max_length=MAX_CHARACTERS, examples=["anna@example.com"])]
+    email: AnyAddress
 
 
 class ErasureOut(BaseModel):

@@ -1,10 +1,10 @@
 """Generation: what is asked of the generator, how far it is, and what came out."""
 
 import asyncio
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from aiohttp import web
 from pydantic import BaseModel, Field
 
 from limner.actors.generator.messages import Ring
@@ -33,8 +33,16 @@ from limner.http.etags import tagged
 from limner.http.listing import Listing, Page, page_of, rows_of
 from limner.http.results import link_to, suffix_of, version_tag
 from limner.http.routes import Route
-from limner.http.waiting import applied, settled, wait_s
-from limner.storage.sql.jobs import CANCELLED, QUEUED, RUNNING, Job, create_job, queue_position
+from limner.http.waiting import applied, going_on, settled, wait_s
+from limner.storage.sql.jobs import (
+    CANCELLED,
+    QUEUED,
+    RUNNING,
+    Job,
+    create_job,
+    queue_position,
+    stop_job,
+)
 from limner.storage.sql.tasks import Task
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -111,14 +119,11 @@ class JobWhole(JobOut):
 class JobQuery(Listing):
     """Filters of the list."""
 
+    columns: ClassVar[Mapping[str, str]] = {"kind": "media"}
+
     state: JobState | None = None
     kind: JobKind | None = None
     task_id: str | None = None
-
-    def filters(self) -> dict[str, Any]:
-        """Give the columns to filter by."""
-        asked = super().filters()
-        return {("media" if name == "kind" else name): value for name, value in asked.items()}
 
 
 class ModelOut(BaseModel):
@@ -203,17 +208,14 @@ async def create_image(call: Call, body: ImageIn) -> Result:
     queued = await call.answered(work, Answer(await whole(call, job), headers=location))
     if not wait_s(call):
         return queued
-    return await _going_on(call, job, location)
+    return await _going_on(call, job.id, location)
 
 
-async def _going_on(call: Call, job: Job, headers: dict[str, str] | None = None) -> Answer:
-    """Answer 202 with the job, or when it has ended, if the client waits for that."""
-
+async def _going_on(call: Call, ident: str, headers: dict[str, str] | None = None) -> Answer:
     async def read() -> Job:
-        return call.visible(await Job.found(job.id), "job")
+        return call.visible(await Job.found(ident), "job")
 
-    job = await settled(call, await read(), read, is_settled)
-    return Answer(await whole(call, job), headers={**(headers or {}), **applied(call)})
+    return await going_on(call, read, is_settled, whole, headers)
 
 
 async def listed(call: Call, query: JobQuery) -> Result:
@@ -235,10 +237,8 @@ async def show(call: Call) -> Result:
     job = await settled(call, await own(call), lambda: own(call), is_settled)
     content = await whole(call, job)
     version = await version_tag(call, job, has_result=bool(job.outputs))
-    answer = tagged(call, content, f"{version}-{content.queue_position or 0}")
-    if isinstance(answer, web.Response):
-        return answer
-    return Answer(answer.content, headers={**answer.headers, **applied(call)})
+    tag = f"{version}-{content.queue_position or 0}"
+    return tagged(call, content, tag, headers=applied(call))
 
 
 async def cancel(call: Call) -> Result:
@@ -261,16 +261,15 @@ async def cancel(call: Call) -> Result:
         break
     else:
         raise Conflict("the job moves on too fast; try again", code="stale")
-    return await _going_on(call, job)
+    return await _going_on(call, job.id)
 
 
 async def _cancel(job: Job, work: UnitOfWork) -> None:
     """Collect what ends a waiting job and tells its task, or asks the generator to stop one."""
-    if job.state == RUNNING:
-        work.change(job, guard={"state": RUNNING}, cancel_requested=True)
-        return
     detail = "cancelled by a person"
-    work.move(job, expected=QUEUED, to=CANCELLED, detail=detail, error=detail)
+    stop_job(work, job, detail, error=detail)
+    if job.state == RUNNING:
+        return
     task = await Task.found(job.task_id) if job.task_id else None
     if task is not None:
         work.send(Check(task_id=task.id, round=task.round, n=0))

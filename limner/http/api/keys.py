@@ -53,13 +53,12 @@ async def listed(call: Call, query: Listing) -> Result:
 async def create(call: Call, body: KeyIn) -> Result:
     """Make one."""
     user = await active_user(call.caller.id)
-    scopes = frozenset(body.scopes)
-    if not scopes <= call.caller.scopes and ADMIN not in call.caller.scopes:
+    if not set(body.scopes) <= call.caller.scopes and ADMIN not in call.caller.scopes:
         raise Forbidden("a key can do no more than whoever makes it")
     if body.expires_at is not None and body.expires_at <= call.now:
         raise Invalid("the key would be dead", faults=[("/expires_at", "is in the past")])
     work = call.work()
-    key, secret = create_key(work, user, scopes, body.name, body.expires_at)
+    key, secret = create_key(work, user, body.scopes, body.name, body.expires_at)
     notify(work, user.id, "key.created", subject=key.id, data={"prefix": key.prefix})
     made = KeyMade(**KeyOut.model_validate(key).model_dump(), key=secret)
     location = {"Location": call.url(f"/api/keys/{key.id}")}

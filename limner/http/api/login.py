@@ -4,8 +4,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from limner.http.api.passwords import Password
 from limner.http.auth import sessions
+from limner.http.auth.fields import AnyAddress, Password
 from limner.http.auth.sessions import TokenPair
 from limner.http.auth.sign_in import authenticate
 from limner.http.body import Form
@@ -16,7 +16,7 @@ from limner.http.routes import OPEN, Result, Route
 class LoginIn(Form):
     """Who signs in; ``totp`` is a code of the second factor or a recovery code."""
 
-    email: Annotated[str, Field(max_length=320, examples=["anna@example.org"])]
+    email: AnyAddress
     password: Password
     totp: Annotated[str, Field(max_length=64, examples=["123456"])] | None = None
 
@@ -25,9 +25,8 @@ async def login(call: Call, body: LoginIn) -> Result:
     """Begin a session of tokens."""
     user = await authenticate(call, body.email, body.password, body.totp)
     work = call.work()
-    work.actor_id = user.id
     pair = await sessions.begin_token(call, work, user, by="password")
-    await call.commit(work)
+    await sessions.commit_sign_in(call, work)
     return pair
 
 

@@ -3,7 +3,7 @@
 import asyncio
 from datetime import datetime
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from zlib import crc32
 from zoneinfo import available_timezones
 
@@ -17,6 +17,7 @@ from limner.http.api.export import export
 from limner.http.api.settings import check_providers
 from limner.http.auth import cookies
 from limner.http.auth.confirmation import confirm_identity
+from limner.http.auth.fields import Language, Name, Password
 from limner.http.body import Form
 from limner.http.call import Call
 from limner.http.etags import tagged
@@ -24,17 +25,6 @@ from limner.http.results import link_to_avatar, version_tag
 from limner.http.routes import ANY, Result, Route
 from limner.storage.sql.accounts import User, active_user
 from limner.storage.sql.users import delete_user
-
-NAME_MAX_CHARACTERS = 200
-PASSWORD_MAX_CHARACTERS = 1024
-
-Language = Literal["de", "en", "ru", "zh"]
-"""Languages that pages and mails can be in (BCP 47)."""
-# Neither control characters nor the separators that some programs break lines at.
-Name = Annotated[
-    str,
-    Field(max_length=NAME_MAX_CHARACTERS, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"),
-]
 
 
 class MeOut(BaseModel):
@@ -72,7 +62,7 @@ class MePatch(Form):
 class Farewell(Form):
     """The account's password, if it has one."""
 
-    password: Annotated[str, Field(max_length=PASSWORD_MAX_CHARACTERS)] | None = None
+    password: Password | None = None
 
 
 async def shown(call: Call, user: User) -> MeOut:
@@ -86,8 +76,8 @@ async def shown(call: Call, user: User) -> MeOut:
         language=user.language,
         timezone=user.timezone,
         verified=user.is_verified,
-        has_password=user.password_hash is not None,
-        totp_enabled=user.totp_enabled_at is not None,
+        has_password=user.has_password,
+        totp_enabled=user.totp_enabled,
         avatar_url=await link_to_avatar(call, user),
         defaults=user.defaults,
         scopes=sorted(call.caller.scopes),

@@ -45,15 +45,6 @@ class LoginQuery(BaseModel):
     redirect: Annotated[str, Field(examples=["/tasks"])] = ""
 
 
-class CallbackQuery(BaseModel):
-    """What the provider sends back with the browser (RFC 6749 section 4.1.2, RFC 9207)."""
-
-    state: str = ""
-    code: str = ""
-    iss: str = ""
-    error: str = ""
-
-
 async def login(call: Call, query: LoginQuery) -> Result:
     """Send the browser to the provider."""
     begun = await oauth.begin(call, oauth.safe_redirect(query.redirect), linking=False)
@@ -86,9 +77,9 @@ async def link(call: Call) -> Result:
     return response
 
 
-async def callback(call: Call, query: CallbackQuery) -> Result:
+async def callback(call: Call, query: oauth.CallbackQuery) -> Result:
     """Take the browser back from the provider: sign in, or link."""
-    returned = await oauth.finish(call)
+    returned = await oauth.finish(call, query)
     response = web.Response(
         status=303,
         headers={hdrs.LOCATION: str(URL(returned.redirect)), hdrs.CACHE_CONTROL: "no-store"},
@@ -133,7 +124,7 @@ ROUTES = [
         "Take the browser back from a provider: signed in, or linked",
         OPEN,
         status=303,
-        query=CallbackQuery,
+        query=oauth.CallbackQuery,
         has_head=False,
         also={
             400: "The state is unknown, used, or another browser's; or there is no code",

@@ -1,16 +1,12 @@
 """Passwords and addresses: lost, changed, and confirmed by mail."""
 
-from typing import Annotated
-
-from pydantic import Field
-
-from limner.http.api.registration import MAILED, Accepted, Address, AddressIn, NewPassword, Token
+from limner.http.api.registration import MAILED, Accepted, AddressIn, Token
 from limner.http.auth import registration
+from limner.http.auth.fields import Address, NewPassword, Password
 from limner.http.body import Form
 from limner.http.call import Call
 from limner.http.routes import OPEN, Answer, Result, Route
 
-Password = Annotated[str, Field(max_length=1024, examples=["correct horse battery"])]
 LINK_FAULT = "The link is not valid, was used or has expired"
 PASSWORD_FAULT = "The password is wrong, or there is none and the sign-in is long ago"  # noqa: S105 - a sentence
 NO_PASSWORD = "The account has no password; a mailed link sets one"  # noqa: S105 - a sentence

@@ -1,7 +1,8 @@
 """Providers: who makes pictures and videos over HTTP, and their calling back."""
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -68,13 +69,10 @@ class ProviderOut(ProviderConfig):
 class ProviderQuery(Listing):
     """Filters of the list."""
 
+    columns: ClassVar[Mapping[str, str]] = {"kind": "media"}
+
     name: str | None = None
     kind: Kind | None = None
-
-    def filters(self) -> dict[str, Any]:
-        """Give the columns to filter by."""
-        asked = super().filters()
-        return {("media" if name == "kind" else name): value for name, value in asked.items()}
 
 
 class Trial(Form):

@@ -1,19 +1,16 @@
 """Registering, and confirming that the address is one's own."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, Field
 
 from limner.http.auth import registration
+from limner.http.auth.fields import Address, AnyName, Language, NewPassword
 from limner.http.auth.registration import Registered
 from limner.http.body import Form
 from limner.http.call import Call
 from limner.http.routes import OPEN, Answer, Result, Route
 
-Address = Annotated[str, Field(min_length=3, max_length=320, examples=["anna@example.org"])]
-NewPassword = Annotated[
-    str, Field(min_length=8, max_length=256, examples=["correct horse battery"])
-]
 Token = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[A-Za-z0-9_-]+$")]
 
 
@@ -22,8 +19,8 @@ class RegistrationIn(Form):
 
     email: Address
     password: NewPassword
-    name: Annotated[str, Field(max_length=200, examples=["Anna"])] = ""
-    language: Literal["en", "zh"] = "en"
+    name: AnyName = ""
+    language: Language = "en"
 
 
 class AddressIn(Form):
@@ -61,8 +58,7 @@ async def register(call: Call, body: RegistrationIn) -> Result:
 
 async def verify(call: Call, body: TokenIn) -> Result:
     """Use up the link of a mail."""
-    user = await registration.verify_email(call, body.token)
-    return Verified(email=user.email or "", verified=user.is_verified)
+    return Verified(email=await registration.verify_email(call, body.token), verified=True)
 
 
 async def resend(call: Call, body: AddressIn) -> Result:

@@ -11,12 +11,19 @@ from limner.core.errors import NotFound, Unauthenticated
 from limner.core.unit import Commit
 from limner.http.auth import cookies
 from limner.http.auth.devices import device_of
-from limner.http.auth.sessions import begin_web, end_sessions, put_cookie
+from limner.http.auth.sessions import begin_web, put_cookie
 from limner.http.call import Call
+from limner.http.etags import tagged
 from limner.http.listing import Listing, Page, page_of, rows_of
 from limner.http.routes import ANY, OPEN, Result, Route
 from limner.storage.sql.accounts import find_sign_in_link, spend_sign_in_link
-from limner.storage.sql.sessions import Session, living_sessions, revoke_session
+from limner.storage.sql.sessions import (
+    Session,
+    living_sessions_of,
+    revoke_session,
+    revoke_sessions,
+    session_lives,
+)
 
 TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 
@@ -37,7 +44,7 @@ class SessionOut(BaseModel):
 
 async def listed(call: Call, query: Listing) -> Result:
     """List the caller's own that live."""
-    living = living_sessions(call.caller.id, call.now)
+    living = living_sessions_of(call.caller.id, call.now)
     return page_of(call, query, await rows_of(living, query), lambda row: _shown(call, row))
 
 
@@ -55,11 +62,24 @@ def _shown(call: Call, row: Session) -> SessionOut:
     )
 
 
-async def revoke(call: Call) -> Result:
-    """End one of the caller's own; one that has ended before stays so."""
+async def _own(call: Call) -> Session:
     session = await Session.get_or_none(id=call.param("id"), user_id=call.caller.id)
     if session is None:
         raise NotFound("there is no such session")
+    return session
+
+
+async def show(call: Call) -> Result:
+    """Show one of the caller's own that lives."""
+    session = await _own(call)
+    if not session_lives(session, call.now):
+        raise NotFound("this session has ended")
+    return tagged(call, _shown(call, session))
+
+
+async def revoke(call: Call) -> Result:
+    """End one of the caller's own; one that has ended before stays so."""
+    session = await _own(call)
     if session.revoked_at is None:
         work = call.work()
         revoke_session(work, session, because="ended_by_owner")
@@ -71,7 +91,7 @@ async def revoke_others(call: Call) -> Result:
     """End all of the caller's own but the one that asks; a key ends all."""
     work = call.work()
     but = call.caller.session.id if call.caller.session else None
-    end_sessions(work, call.caller.id, but=but, because="ended_by_owner")
+    revoke_sessions(work, call.caller.id, but=but, because="ended_by_owner")
     await call.commit(work)
     return None
 
@@ -135,6 +155,15 @@ ROUTES = [
         "Sign out everywhere else",
         "account:write",
         status=204,
+    ),
+    Route(
+        "GET",
+        "/api/sessions/{id}",
+        show,
+        "Show where I am signed in",
+        "account:read",
+        answer=SessionOut,
+        is_tagged=True,
     ),
     Route(
         "DELETE",

@@ -19,7 +19,7 @@ from limner.http.routes import ANY, Result, Route
 from limner.http.seats import Seat
 from limner.http.sse import HUB, Hub
 from limner.http.stream import Stream, finish, opened
-from limner.storage.sql.lines import DONE, all_lines, newest_of, place_of
+from limner.storage.sql.lines import DONE, ending_of, newest_of, place_of
 
 NUMBER = re.compile(r"\d{1,18}", re.ASCII)
 
@@ -90,19 +90,19 @@ class Start:
 async def _start(call: Call, kind: Streamed, asked: int | None) -> Start | None:
     """Find where a stream begins; None if the client has had everything.
 
-    The row and the lines are not kept: a stream may be open for days.
+    The row is not kept: a stream may be open for days.
     """
     row = await kind.own(call)
-    lines = await all_lines(call.front.database.read(), row.id)
-    end = frames.terminal(lines)
-    is_forgotten = not lines and type(row).ended(row.state)
-    newest: int = row.line_count if is_forgotten else lines[-1].n if lines else 0
-    last = end.n if end else newest if is_forgotten else None
+    told, last = await ending_of(call.front.database.read(), row.id)
+    is_forgotten = told is None and type(row).ended(row.state)
+    newest: int = row.line_count if is_forgotten else told or 0
+    if is_forgotten:
+        last = newest
+    if asked is not None and last is not None and asked >= last:
+        return None
     if asked is not None and asked > newest:
         # From a future that a restored backup does not have: begin anew.
         asked = None
-    if asked is not None and last is not None and asked >= last:
-        return None
     shown = last - 1 if last is not None else newest
     if not is_forgotten:
         return Start(row.id, asked, shown)
@@ -194,6 +194,7 @@ def _route(path: str, kind: Streamed, summary: str, scope: str) -> Route:
         query=StreamQuery,
         has_head=False,
         media="text/event-stream",
+        also={204: "The client has had everything"},
     )
 
 

@@ -1,9 +1,9 @@
 """Tasks: wishes on their way, what happened to them, and what a person can do about it."""
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from aiohttp import web
 from pydantic import BaseModel, Field
 
 from limner.actors.intent.messages import Read
@@ -19,9 +19,9 @@ from limner.http.etags import tagged
 from limner.http.listing import Listing, Page, page_of, rows_of
 from limner.http.results import link_to_result, tag_of
 from limner.http.routes import Answer, Result, Route
-from limner.http.waiting import applied, settled
+from limner.http.waiting import applied, going_on, settled
 from limner.storage.sql.comments import Comment
-from limner.storage.sql.jobs import QUEUED, RUNNING, Job, queue_position
+from limner.storage.sql.jobs import QUEUED, RUNNING, Job, queue_position, stop_job
 from limner.storage.sql.tasks import ADDRESS_LENGTH, PENDING, PROMPT_LENGTH, Task
 from limner.storage.sql.timeline import lines_after
 
@@ -88,6 +88,8 @@ class TaskWhole(TaskOut):
 class TaskQuery(Listing):
     """Filters of the list."""
 
+    columns: ClassVar[Mapping[str, str]] = {"kind": "media"}
+
     state: TaskState | None = None
     email: str | None = None
     kind: Literal["image", "video"] | None = None
@@ -96,11 +98,6 @@ class TaskQuery(Listing):
     comment_id: str | None = None
     provider_job_id: str | None = None
     trace_id: str | None = None
-
-    def filters(self) -> dict[str, Any]:
-        """Give the columns to filter by."""
-        asked = super().filters()
-        return {("media" if name == "kind" else name): value for name, value in asked.items()}
 
 
 class Approval(Form):
@@ -175,16 +172,11 @@ async def show(call: Call) -> Result:
     task = await settled(call, await own(call), lambda: own(call), is_settled)
     content = await whole(call, task)
     version = f"{await tag_of(call, task)}-{content.queue_position or 0}"
-    answer = tagged(call, content, version)
-    if isinstance(answer, web.Response):
-        return answer
-    return Answer(answer.content, headers={**answer.headers, **applied(call)})
+    return tagged(call, content, version, headers=applied(call))
 
 
 async def _going_on(call: Call) -> Answer:
-    """Answer 202 with the task, or when it has ended, if the client waits for that."""
-    task = await settled(call, await own(call), lambda: own(call), is_settled)
-    return Answer(await whole(call, task), headers=applied(call))
+    return await going_on(call, lambda: own(call), is_settled, whole)
 
 
 async def retry(call: Call) -> Result:
@@ -244,10 +236,7 @@ async def cancel(call: Call) -> Result:
 
 async def _cancel_jobs(task: Task, work: UnitOfWork) -> None:
     for job in await Job.filter(task_id=task.id, state__in=[QUEUED, RUNNING]):
-        if job.state == QUEUED:
-            work.move(job, expected=QUEUED, to="cancelled", detail="the task was cancelled")
-        else:
-            work.change(job, guard={"state": RUNNING}, cancel_requested=True)
+        stop_job(work, job, "the task was cancelled")
 
 
 async def approve(call: Call, body: Approval) -> Result:

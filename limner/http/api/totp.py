@@ -4,10 +4,12 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from limner.actors.mailer.messages import AccountMail
+from limner.actors.mailer.messages import Notice
 from limner.core.errors import Conflict, Invalid
 from limner.core.unit import UnitOfWork
 from limner.http.auth.confirmation import confirm_identity
+from limner.http.auth.fields import Password
+from limner.http.auth.notices import tell_owner
 from limner.http.auth.second_factor import (
     CODE_MAX_CHARACTERS,
     check_code,
@@ -19,12 +21,10 @@ from limner.http.body import Form
 from limner.http.call import Call
 from limner.http.routes import Answer, Result, Route
 from limner.storage.sql.accounts import User, active_user
-from limner.storage.sql.notifications import notify
 from limner.storage.sql.recovery_codes import drop_codes, new_codes
 
-PASSWORD_MAX = 1000
+MAIL: Notice = "second-factor-changed"
 
-Password = Annotated[str, Field(max_length=PASSWORD_MAX)]
 Code = Annotated[str, Field(min_length=1, max_length=CODE_MAX_CHARACTERS, examples=["492039"])]
 
 
@@ -65,7 +65,7 @@ async def begin(call: Call, body: TotpIn) -> Result:
     """Give a new secret; what was set up before and not confirmed is forgotten."""
     user = await active_user(call.caller.id)
     await confirm_identity(call, user, body.password)
-    if user.totp_enabled_at is not None:
+    if user.totp_enabled:
         raise Conflict("the account has a second factor; take it away first")
     work = call.work()
     made = await enrol(call, work, user)
@@ -78,7 +78,7 @@ async def begin(call: Call, body: TotpIn) -> Result:
 async def confirm(call: Call, body: CodeIn) -> Result:
     """Put the secret in force, now that the authenticator is known to have it."""
     user = await active_user(call.caller.id)
-    if user.totp_enabled_at is not None:
+    if user.totp_enabled:
         raise Conflict("the second factor is in force already")
     if user.totp_sealed is None:
         raise Conflict("no second factor has been begun", code="totp_not_begun")
@@ -90,7 +90,7 @@ async def confirm(call: Call, body: CodeIn) -> Result:
     guard = {"totp_enabled_at": None, "version": user.version}
     work.change(user, guard=guard, totp_enabled_at=work.now, totp_last_step=step)
     codes = new_codes(work, user.id)
-    tell(work, user, "user.totp_enabled")
+    tell_owner(work, user, "user.totp_enabled", MAIL)
     await call.commit(work)
     return Answer(RecoveryCodesOut(recovery_codes=codes), headers={"Cache-Control": "no-store"})
 
@@ -100,7 +100,7 @@ async def remove(call: Call, body: Proof) -> Result:
     user, work = await _proven(call, body)
     work.change(user, totp_sealed=None, totp_enabled_at=None, totp_last_step=0)
     work.step(drop_codes(user.id))
-    tell(work, user, "user.totp_disabled")
+    tell_owner(work, user, "user.totp_disabled", MAIL)
     await call.commit(work)
     return None
 
@@ -109,7 +109,7 @@ async def renew_codes(call: Call, body: Proof) -> Result:
     """Replace the recovery codes; the former ones count no more."""
     user, work = await _proven(call, body)
     codes = new_codes(work, user.id)
-    tell(work, user, "user.recovery_codes_renewed")
+    tell_owner(work, user, "user.recovery_codes_renewed", MAIL)
     await call.commit(work)
     return Answer(RecoveryCodesOut(recovery_codes=codes), headers={"Cache-Control": "no-store"})
 
@@ -117,7 +117,7 @@ async def renew_codes(call: Call, body: Proof) -> Result:
 async def _proven(call: Call, proof: Proof) -> tuple[User, UnitOfWork]:
     """Give the caller's account and a unit in which the code is used up."""
     user = await active_user(call.caller.id)
-    if user.totp_enabled_at is None:
+    if not user.totp_enabled:
         raise Conflict("the account has no second factor")
     await confirm_identity(call, user, proof.password)
     work = call.work()
@@ -131,14 +131,6 @@ def wrong_code() -> Invalid:
     return Invalid(
         "the code is not right", code="totp_invalid", faults=[("/code", "is not valid now")]
     )
-
-
-def tell(work: UnitOfWork, user: User, event: str) -> None:
-    """Audit a change of the second factor in ``work``, and tell its owner here and by mail."""
-    work.audit(event, subject=user.id)
-    notify(work, user.id, event)
-    if user.email:
-        work.send(AccountMail(user_id=user.id, kind="second-factor-changed"))
 
 
 STATE = {409: "The second factor is in force already, was not begun, or is not there"}

@@ -7,11 +7,10 @@ from pydantic import BaseModel, Field
 
 from limner.actors.mailer.messages import AccountMail
 from limner.actors.sweeper.messages import Erase
-from limner.core.emails import MAX_CHARACTERS, normal_email
+from limner.core.emails import normal_email
 from limner.core.errors import Forbidden, Invalid, NotFound
 from limner.core.unit import UnitOfWork
-from limner.http.api.me import Language, Name
-from limner.http.auth.sessions import end_sessions
+from limner.http.auth.fields import AnyAddress, Language, Name
 from limner.http.body import Form
 from limner.http.call import Call
 from limner.http.etags import tagged
@@ -19,8 +18,8 @@ from limner.http.listing import Listing, Page, page_of, rows_of
 from limner.http.routes import Answer, Result, Route
 from limner.storage.sql.accounts import ADMIN, User
 from limner.storage.sql.action_links import ActionLink, create_link
-from limner.storage.sql.notifications import notify
-from limner.storage.sql.users import create_user, delete_user, keep_an_admin
+from limner.storage.sql.sessions import revoke_sessions
+from limner.storage.sql.users import create_user, delete_user, keep_an_admin, tell_of_role
 
 Role = Literal["user", "tutor", "admin"]
 Plan = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,15}$", examples=["free"])]
@@ -32,7 +31,7 @@ TAKEN = "an account has this address"
 class UserIn(Form):
     """A new account; its owner is mailed a link to set a password."""
 
-    email: Annotated[str, Field(max_length=MAX_CHARACTERS, examples=["anna@example.com"])]
+    email: AnyAddress
     name: Name = ""
     role: Role = "user"
     plan: Plan = "free"
@@ -73,7 +72,7 @@ class UserOut(BaseModel):
 class UserQuery(Listing):
     """Filters of the list."""
 
-    email: Annotated[str, Field(max_length=MAX_CHARACTERS)] | None = None
+    email: AnyAddress | None = None
     role: Role | None = None
     state: Literal["active", "disabled", "deleted"] | None = None
     plan: str | None = None
@@ -89,12 +88,7 @@ class UserQuery(Listing):
 def shown(user: User) -> UserOut:
     """Give an account as administrators see it."""
     same = {name: getattr(user, name) for name in UserOut.model_fields if hasattr(user, name)}
-    return UserOut(
-        **same,
-        verified=user.is_verified,
-        has_password=user.password_hash is not None,
-        totp_enabled=user.totp_enabled_at is not None,
-    )
+    return UserOut(**same, verified=user.is_verified)
 
 
 async def listed(call: Call, query: UserQuery) -> Result:
@@ -179,11 +173,11 @@ def _change(work: UnitOfWork, user: User, state: str, changes: dict[str, Any]) -
     if state != user.state:
         work.move(user, expected=user.state, to=state, **changes)
         if state == "disabled":
-            end_sessions(work, user.id, because="disabled")
+            revoke_sessions(work, user.id, because="disabled")
     elif changes:
         work.change(user, guard={"state": user.state}, **changes)
     if "role" in changes and changes["role"] != user.role:
-        notify(work, user.id, "user.role_changed", data={"role": changes["role"]})
+        tell_of_role(work, user, changes["role"])
 
 
 def _told(body: UserPatch) -> dict[str, Any]:

@@ -11,25 +11,18 @@ All is counted in the cache, for all processes together; names there are digests
 does not exist is counted like any other.
 """
 
-from collections.abc import Awaitable
 from dataclasses import dataclass
 from datetime import timedelta
-from http.cookies import SimpleCookie
-from typing import TypeVar
 
-from aiohttp import hdrs, web
+from aiohttp import web
 
 from limner.core.cache import BURST_MAX
-from limner.core.errors import EngineUnavailable, Unauthenticated
+from limner.core.errors import Unauthenticated
 from limner.core.ids import uuid7_hex
-from limner.core.logs import get_logger
-from limner.http.auth.cookies import is_https
+from limner.http.auth import cookies
 from limner.http.call import FRONT, Call
-from limner.http.limits import client_address, spend
-from limner.http.ports import Front
+from limner.http.limits import BUCKETS, client_address, spend
 from limner.storage.sql.accounts import User, digest, new_secret
-
-log = get_logger("auth")
 
 COOKIE = "limner_device"
 PURPOSE = "device"
@@ -43,8 +36,6 @@ PER_HOUR = 10
 REFUSAL = "too many attempts; wait, or have a link sent to set a new password"
 
 KNOWN: web.RequestKey[str] = web.RequestKey("known_device", str)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -63,7 +54,7 @@ class Attempt:
 async def admit(call: Call, email: str, user: User | None) -> Attempt:
     """Count an attempt to sign in; ``email`` in its normal form, ``user`` if there is one.
 
-    While the cache is out of reach each process counts by itself.
+    While the cache is out of reach each process counts by itself, and knows no address.
 
     Raises:
         TooMany: with the seconds to wait.
@@ -77,7 +68,7 @@ async def admit(call: Call, email: str, user: User | None) -> Attempt:
         return attempt
     per_address = tunables.login_limit_per_address_per_min
     await _take(call, f"login:address:{attempt.address}", per_address, MINUTE_S)
-    near = await _reached(call.front.cache.get(attempt.near))
+    near = await call.request.app[BUCKETS].reached(lambda: call.front.cache.get(attempt.near))
     if near is not None:
         await _take(call, f"{attempt.near}:{near.decode()}", per_minute, MINUTE_S)
         return attempt
@@ -101,7 +92,9 @@ async def succeeded(call: Call, user: User) -> None:
     """Know this browser and this address from now on; nothing it failed before counts any more."""
     attempt = Attempt(digest(f"account {user.email}"), _address_of(call))
     generation = uuid7_hex().encode()
-    await _reached(call.front.cache.set(attempt.near, generation, NEAR_LIFE_S))
+    await call.request.app[BUCKETS].reached(
+        lambda: call.front.cache.set(attempt.near, generation, NEAR_LIFE_S)
+    )
     call.request[KNOWN] = user.id
 
 
@@ -111,27 +104,16 @@ async def tell(request: web.Request, response: web.StreamResponse) -> None:
     if user_id is None:
         return
     front = request.app[FRONT]
-    name = name_of(front)
     ends = front.clock.now() + timedelta(seconds=DEVICE_LIFE_S)
     # A new number with each success: what failed under the old one is forgotten.
     payload = {"user": user_id, "device": new_secret()}
-    jar: SimpleCookie = SimpleCookie()
-    jar[name] = front.signer.token(PURPOSE, payload, ends)
-    attributes = {"max-age": str(DEVICE_LIFE_S), "path": "/", "samesite": "Lax"}
-    flags = {"httponly": "yes", "secure": "yes" if is_https(front) else ""}
-    jar[name].update(attributes | flags)
-    # The answer's own cookies are written already when this is called.
-    response.headers.add(hdrs.SET_COOKIE, jar[name].OutputString())
-
-
-def name_of(front: Front) -> str:
-    """Give the cookie's name."""
-    return f"__Host-{COOKIE}" if is_https(front) else COOKIE
+    token = front.signer.token(PURPOSE, payload, ends)
+    cookies.put_late(front, response, token, life_s=DEVICE_LIFE_S, name=COOKIE)
 
 
 def _device(call: Call, user: User | None) -> str | None:
     """Give the number of the browser, if its cookie says it has signed in to this account."""
-    token = call.request.cookies.get(name_of(call.front))
+    token = cookies.read(call.front, call.request, COOKIE)
     if token is None or user is None:
         return None
     try:
@@ -148,12 +130,3 @@ def _address_of(call: Call) -> str:
 async def _take(call: Call, bucket: str, limit: int, window_s: float) -> None:
     burst = min(limit, BURST_MAX)
     await spend(call.request, bucket, burst / window_s, burst, REFUSAL)
-
-
-async def _reached(asked: Awaitable[T]) -> T | None:
-    """Give what the cache answers, or None if it is out of reach."""
-    try:
-        return await asked
-    except EngineUnavailable as error:
-        log.warning("nobody is known: the cache is out of reach", error=error.detail)
-        return None

@@ -35,7 +35,7 @@ from limner.storage.sql.accounts import (
 )
 from limner.storage.sql.database import Database
 from limner.storage.sql.living import active_roles, living_keys, living_sessions
-from limner.storage.sql.remembered import LIFE_S, Remembered
+from limner.storage.sql.remembered import Remembered
 from limner.storage.sql.sessions import Session, note_session_use, session_lives
 
 BEARER = "bearer "
@@ -76,11 +76,6 @@ class Caller:
     def by_cookie(self) -> bool:
         """Whether the credential is one that browsers send by themselves."""
         return self.session is not None and self.session.kind == Session.WEB
-
-    @property
-    def is_person(self) -> bool:
-        """Whether somebody signed in for this, in place of making a key for a program."""
-        return self.session is not None
 
     @property
     def is_admin(self) -> bool:
@@ -159,7 +154,6 @@ class RecentCallers:
 
 _recent: WeakKeyDictionary[Database, RecentCallers] = WeakKeyDictionary()
 """What each database of this process has said lately of those who called."""
-_known_now: WeakKeyDictionary[Database, Remembered[Caller]] = WeakKeyDictionary()
 
 
 def recent_callers(front: Front) -> RecentCallers:
@@ -171,10 +165,7 @@ def recent_callers(front: Front) -> RecentCallers:
 
 
 def _memory(front: Front) -> Remembered[Caller]:
-    memory = _known_now.get(front.database)
-    if memory is None:
-        memory = _known_now[front.database] = front.database.memory(LIFE_S)
-    return memory
+    return front.database.memory("callers")
 
 
 def forget_session(front: Front, ident: str) -> None:

@@ -15,6 +15,12 @@ TRIES_BURST = 10
 TRIES_PER_S = 1 / 30
 
 
+def signed_in_recently(call: Call) -> bool:
+    """Whether the caller has a session that began within the last quarter of an hour."""
+    session = call.caller.session
+    return session is not None and (call.now - session.created_at).total_seconds() <= RECENT_S
+
+
 async def confirm_identity(
     call: Call, user: User, password: str | None, pointer: str = "/password"
 ) -> None:
@@ -27,9 +33,8 @@ async def confirm_identity(
         Forbidden: code ``password_wrong``, or ``sign_in_again``.
         TooMany: too many passwords were tried for this account lately.
     """
-    if user.password_hash is None:
-        session = call.caller.session
-        if session is None or (call.now - session.created_at).total_seconds() > RECENT_S:
+    if not user.has_password:
+        if not signed_in_recently(call):
             raise Forbidden("sign in again first, then do this", code="sign_in_again")
         return
     if password is None:

@@ -7,7 +7,7 @@ connections (RFC 6265bis section 4.1.3.2).
 
 from urllib.parse import urlsplit
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from limner.http.ports import Front
 
@@ -48,6 +48,20 @@ def put(
         httponly=True,
         samesite="Lax",
     )
+
+
+def put_late(
+    front: Front,
+    response: web.StreamResponse,
+    value: str,
+    *,
+    life_s: int | None,
+    name: str,
+) -> None:
+    """Set a cookie just before the answer is sent, when its others are among the headers."""
+    put(front, response, value, life_s=life_s, name=name)
+    cookie = response.cookies[name_of(front, name)]
+    response.headers.add(hdrs.SET_COOKIE, cookie.OutputString())
 
 
 def clear(front: Front, response: web.StreamResponse, name: str = SESSION) -> None:

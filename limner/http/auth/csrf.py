@@ -10,7 +10,7 @@ headers that claim another method mean nothing here.
 from typing import TypeVar
 from urllib.parse import parse_qsl
 
-from aiohttp import hdrs, web
+from aiohttp import web
 from pydantic import ValidationError
 
 from limner.core.errors import Forbidden, Invalid, Unauthenticated
@@ -72,10 +72,7 @@ async def remember_visitor(request: web.Request, response: web.StreamResponse) -
     if visitor is None:
         return
     front = request.app[FRONT]
-    cookies.put(front, response, visitor, life_s=None, name=cookies.VISITOR)
-    # The answer's other cookies are among its headers by now.
-    cookie = response.cookies[cookies.name_of(front, cookies.VISITOR)]
-    response.headers.add(hdrs.SET_COOKIE, cookie.OutputString())
+    cookies.put_late(front, response, visitor, life_s=None, name=cookies.VISITOR)
 
 
 async def check(request: web.Request) -> None:

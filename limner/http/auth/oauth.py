@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 
 from aiohttp import web
+from pydantic import BaseModel
 
 from limner.core.errors import Forbidden, NotConfigured, NotFound, Transient
 from limner.core.ids import new_id
@@ -22,7 +23,7 @@ from limner.http.auth.oauth_github import GitHubProvider
 from limner.http.auth.oauth_openid import OpenIdProvider
 from limner.http.auth.oauth_providers import Asked, Person, Provider
 from limner.http.call import Call
-from limner.http.pages.local_paths import START, local_path
+from limner.http.local_paths import START, local_path
 from limner.http.problems import BadRequest
 from limner.storage.sql.accounts import new_secret
 from limner.storage.sql.identities import (
@@ -65,6 +66,15 @@ class Returned:
     person: Person
     redirect: str
     linking_user_id: str | None
+
+
+class CallbackQuery(BaseModel):
+    """What the provider sends back with the browser (RFC 6749 section 4.1.2, RFC 9207)."""
+
+    state: str = ""
+    code: str = ""
+    iss: str | None = None
+    error: str = ""
 
 
 def providers(settings: Settings) -> dict[str, Provider]:
@@ -178,7 +188,7 @@ def put_cookie(call: Call, response: web.StreamResponse, begun: Begun) -> None:
     response.headers["Cache-Control"] = "no-store"
 
 
-async def finish(call: Call) -> Returned:
+async def finish(call: Call, query: CallbackQuery) -> Returned:
     """Check what came back, use the sign-in up and find out who it is.
 
     Raises:
@@ -190,20 +200,19 @@ async def finish(call: Call) -> Returned:
         Transient, ProviderFault: the provider is away, or out of order.
     """
     provider = provider_of(call)
-    row = await _found(call, provider)
+    row = await _found(call, provider, query.state)
     await _spend(call, row)
     if row.linking_user_id is not None and not _is_same_person(call, row.linking_user_id):
         raise Forbidden(
             "This was begun by another account. Sign in to that one and link it again",
             code="oauth_other_account",
         )
-    await provider.check_issuer(call.front, _given(call, "iss"))
-    if error := _given(call, "error"):
-        raise _refusal(provider, error)
-    code = _given(call, "code") or ""
-    if not 0 < len(code) <= CODE_MAX_CHARACTERS:
+    await provider.check_issuer(call.front, query.iss)
+    if query.error:
+        raise _refusal(provider, query.error)
+    if not 0 < len(query.code) <= CODE_MAX_CHARACTERS:
         raise BadRequest("There is no code in the answer. Begin again", code="oauth_code")
-    person = await provider.person(call.front, code, _asked(call, provider, row))
+    person = await provider.person(call.front, query.code, _asked(call, provider, row))
     return Returned(provider, person, row.redirect, row.linking_user_id)
 
 
@@ -211,13 +220,7 @@ def _purpose(ident: str) -> str:
     return f"authorization:{ident}"
 
 
-def _given(call: Call, name: str) -> str | None:
-    """Give a parameter of the answer; the route has refused one that is there twice."""
-    return call.request.query.get(name)
-
-
-async def _found(call: Call, provider: Provider) -> Authorization:
-    state = _given(call, "state") or ""
+async def _found(call: Call, provider: Provider, state: str) -> Authorization:
     browser = cookies.read(call.front, call.request, COOKIE) or ""
     row = None
     if SECRET.fullmatch(state) and SECRET.fullmatch(browser):

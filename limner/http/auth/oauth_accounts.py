@@ -11,6 +11,7 @@ better one. The second factor of an account guards its password.
 from limner.core.emails import normal_email
 from limner.core.errors import Conflict, Forbidden, Invalid, NotFound
 from limner.core.unit import UnitOfWork
+from limner.http.auth.confirmation import signed_in_recently
 from limner.http.auth.oauth import Returned
 from limner.http.auth.oauth_providers import Person
 from limner.http.auth.sessions import SignedIn, begin_web
@@ -25,7 +26,6 @@ from limner.storage.sql.identities import (
     use_identity,
 )
 
-RECENT_S = 15 * 60
 AGAIN = "This was done at the same moment elsewhere. Begin again"
 
 
@@ -142,10 +142,9 @@ def check_recent(call: Call) -> None:
     Raises:
         Forbidden: ``sign_in_again``: longer ago; ``needs_browser``: not with a browser.
     """
-    session = call.caller.session
-    if session is None or not call.caller.by_cookie:
+    if not call.caller.by_cookie:
         raise Forbidden("Identities are linked in a browser", code="needs_browser")
-    if (call.now - session.created_at).total_seconds() > RECENT_S:
+    if not signed_in_recently(call):
         raise Forbidden(
             "Sign out and in again first, then link: this changes who can get into the account",
             code="sign_in_again",

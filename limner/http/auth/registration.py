@@ -6,7 +6,6 @@ scanner that opens every link of a mail changes nothing.
 """
 
 import asyncio
-import re
 
 from pydantic import BaseModel, Field
 
@@ -15,8 +14,10 @@ from limner.core.emails import normal_email
 from limner.core.errors import Conflict, Forbidden, Invalid, Unauthenticated
 from limner.core.unit import UnitOfWork
 from limner.http.answers import Answer
-from limner.http.auth import attempts, passwords, sessions
+from limner.http.auth import attempts, passwords
 from limner.http.auth.confirmation import confirm_identity
+from limner.http.auth.fields import NAME_MAX_CHARACTERS, NO_NAME
+from limner.http.auth.notices import tell_owner
 from limner.http.call import Call
 from limner.storage.sql.accounts import User, active_user, new_user
 from limner.storage.sql.action_links import (
@@ -29,13 +30,10 @@ from limner.storage.sql.action_links import (
     void_links,
 )
 from limner.storage.sql.notifications import notify
+from limner.storage.sql.sessions import revoke_sessions
 
-NAME_MAX_CHARACTERS = 200
 TRIES = 3
 PURPOSES = (ActionLink.VERIFY, ActionLink.RESET, ActionLink.CHANGE)
-
-# Control characters, the separators that some programs break lines at, and halves of characters.
-_NO_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class Registered(BaseModel):
@@ -49,7 +47,7 @@ class Registered(BaseModel):
 
 async def register(
     call: Call, email: str, password: str, name: str, language: str = "en"
-) -> Registered:
+) -> Answer:
     """Make an account that its address has still to confirm.
 
     An address that waits for that already gets another link, which brings this password and name
@@ -72,15 +70,17 @@ async def register(
         if user is None:
             _create(work, address, hashed, name, language)
         elif user.is_verified or user.state != "active":
-            _tell_owner(work, user)
+            _tell_other(work, user, "user.registered_again")
         else:
             await _register_again(call, work, user, hashed, name)
-        told = Registered(email=address, name=name)
+        # The same place for everybody: where whoever signs in finds their own.
+        told = Answer(
+            Registered(email=address, name=name), headers={"Location": call.url("/api/me")}
+        )
         try:
-            await call.answered(work, Answer(told))
+            return await call.answered(work, told)
         except Conflict:
             continue  # Somebody else registered the address, or verified it, meanwhile.
-        return told
     raise Conflict("the address is being registered elsewhere; try again")
 
 
@@ -98,7 +98,7 @@ async def _checked(email: str, password: str, name: str) -> str:
         faults += error.faults
     if len(name) > NAME_MAX_CHARACTERS:
         faults.append(("/name", f"has more than {NAME_MAX_CHARACTERS} characters"))
-    if _NO_NAME.search(name):
+    if NO_NAME.search(name):
         faults.append(("/name", "holds a control character"))
     if faults:
         raise Invalid("the registration does not fit", faults=faults)
@@ -112,8 +112,9 @@ def _create(work: UnitOfWork, email: str, hashed: str, name: str, language: str)
     _send_verification(work, user, hashed, name)
 
 
-def _tell_owner(work: UnitOfWork, user: User) -> None:
-    work.audit("user.registered_again", subject=user.id)
+def _tell_other(work: UnitOfWork, user: User, event: str) -> None:
+    """Audit that somebody wants an address that has an account, and mail whose it is."""
+    work.audit(event, subject=user.id)
     if user.state == "active":
         work.send(AccountMail(user_id=user.id, kind="already-registered"))
 
@@ -160,8 +161,10 @@ async def _ask(call: Call, wanted: LinkWanted) -> None:
     await call.commit(work)
 
 
-async def verify_email(call: Call, token: str) -> User:
-    """Use up a link that was sent to an address: to verify an account, or to change its address.
+async def verify_email(call: Call, token: str) -> str:
+    """Use up a link that was sent to an address, and give the address, which is confirmed now.
+
+    The link verifies an account, or changes its address.
 
     Raises:
         Unauthenticated: ``token_invalid`` or ``link_expired``.
@@ -175,7 +178,7 @@ async def verify_email(call: Call, token: str) -> User:
         await _change_email(call, work, user, link)
     else:
         await _verify(call, work, user, link)
-    return await User.get(id=user.id)
+    return link.email
 
 
 async def _verify(call: Call, work: UnitOfWork, user: User, link: ActionLink) -> None:
@@ -200,7 +203,7 @@ async def _change_email(call: Call, work: UnitOfWork, user: User, link: ActionLi
     await _commit_once(call, work, taken="this address belongs to another account")
 
 
-async def reset(call: Call, token: str, password: str) -> User:
+async def reset(call: Call, token: str, password: str) -> None:
     """Set a new password by a link that was sent to the account's address.
 
     Ends all sessions, and nothing else; who opened the link has shown the address to be theirs.
@@ -222,11 +225,10 @@ async def reset(call: Call, token: str, password: str) -> User:
     guard = {"email": link.email, "state": "active"}
     work.change(user, guard=guard, password_hash=hashed, verified_at=verified_at)
     void_links(work, user.id, *PURPOSES)
-    sessions.end_sessions(work, user.id, because="password_reset")
-    _tell_password_changed(work, user, "user.password_reset")
+    revoke_sessions(work, user.id, because="password_reset")
+    tell_owner(work, user, "user.password_reset", "password-changed")
     await _commit_once(call, work)
     await attempts.succeeded(call, user)
-    return await User.get(id=user.id)
 
 
 async def change_password(call: Call, current: str, new: str) -> None:
@@ -240,7 +242,7 @@ async def change_password(call: Call, current: str, new: str) -> None:
         Busy: too many passwords are being checked.
     """
     user = await active_user(call.caller.id)
-    if user.password_hash is None:
+    if not user.has_password:
         raise Conflict("there is no password; have a link sent to set one", code="no_password")
     await confirm_identity(call, user, current, "/current_password")
     await asyncio.to_thread(
@@ -255,10 +257,8 @@ async def change_password(call: Call, current: str, new: str) -> None:
     work.change(user, guard={"password_hash": user.password_hash}, password_hash=hashed)
     void_links(work, user.id, ActionLink.RESET, ActionLink.CHANGE)
     session = call.caller.session
-    sessions.end_sessions(
-        work, user.id, but=session.id if session else None, because="password_changed"
-    )
-    _tell_password_changed(work, user, "user.password_changed")
+    revoke_sessions(work, user.id, but=session.id if session else None, because="password_changed")
+    tell_owner(work, user, "user.password_changed", "password-changed")
     await call.commit(work)
 
 
@@ -280,7 +280,7 @@ async def ask_email_change(call: Call, email: str, password: str | None) -> None
     work = call.work()
     other = await User.get_or_none(email=address)
     if other is not None:
-        _tell_owner(work, other)
+        _tell_other(work, other, "user.address_wanted")
     elif not await has_enough_links(user.id, ActionLink.CHANGE, call.now):
         link = create_link(work, user, ActionLink.CHANGE, email=address)
         work.send(AccountMail(user_id=user.id, link_id=link.id))
@@ -288,13 +288,6 @@ async def ask_email_change(call: Call, email: str, password: str | None) -> None
     if user.email:
         work.send(AccountMail(user_id=user.id, kind="email-change-asked"))
     await call.commit(work)
-
-
-def _tell_password_changed(work: UnitOfWork, user: User, event: str) -> None:
-    work.audit(event, subject=user.id)
-    notify(work, user.id, event)
-    if user.email:
-        work.send(AccountMail(user_id=user.id, kind="password-changed"))
 
 
 async def _opened(call: Call, token: str, *purposes: str) -> tuple[ActionLink, User]:

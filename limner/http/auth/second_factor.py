@@ -52,7 +52,7 @@ async def check_code(call: Call, work: UnitOfWork, user: User, code: str) -> boo
     Raises:
         TooMany: too many codes were tried for this account lately.
     """
-    if user.totp_enabled_at is None:
+    if not user.totp_enabled:
         return False
     await take_try(call, user)
     step = matching_step(call.front.sealer, user, code, call.now)

@@ -10,8 +10,9 @@ from typing import Literal
 from aiohttp import web
 from pydantic import BaseModel
 
+from limner.core.errors import Unauthenticated
 from limner.core.ids import new_id
-from limner.core.unit import UnitOfWork
+from limner.core.unit import Commit, UnitOfWork
 from limner.http.auth import access_tokens, cookies
 from limner.http.call import Call
 from limner.http.limits import client_address
@@ -21,7 +22,6 @@ from limner.storage.sql.sessions import (
     Session,
     add_session,
     revoke_session,
-    revoke_sessions,
 )
 
 REFRESH_PREFIX = "limr_"
@@ -55,11 +55,19 @@ def begin_web(call: Call, work: UnitOfWork, user: User, *, by: str) -> SignedIn:
     token = new_secret()
     session = _session(call, work, user, Session.WEB, by)
     session.sha256 = digest(token)
-    former = call.caller.session if call.caller.by_cookie else None
-    if former is not None:
-        revoke_session(work, former, because="signed_in_again")
-    _begin(work, user, session)
+    _begin(work, user, session, call.caller.session if call.caller.by_cookie else None)
     return SignedIn(session, token)
+
+
+async def commit_sign_in(call: Call, work: UnitOfWork) -> None:
+    """Commit the session that a password has begun.
+
+    Raises:
+        Unauthenticated: ``invalid_credentials``; the password is another one by now, or the
+            account is not active any more.
+    """
+    if await call.front.units.commit(work) is not Commit.DONE:
+        raise Unauthenticated("the address or the password is wrong", code="invalid_credentials")
 
 
 def put_cookie(call: Call, response: web.StreamResponse, signed_in: SignedIn) -> None:
@@ -103,11 +111,6 @@ async def next_pair(call: Call, work: UnitOfWork, session: Session) -> TokenPair
     return TokenPair(access_token=access, refresh_token=refresh)
 
 
-def end_sessions(work: UnitOfWork, user_id: str, *, but: str | None = None, because: str) -> None:
-    """End all sessions of an account, except one; API keys stay."""
-    revoke_sessions(work, user_id, but=but, because=because)
-
-
 def _session(call: Call, work: UnitOfWork, user: User, kind: str, by: str) -> Session:
     tunables, now = call.front.tunables.latest, work.now
     expires_at = now + timedelta(seconds=tunables.session_life_s)
@@ -130,10 +133,19 @@ def _plain(text: str) -> str:
     return "".join(one for one in text.encode(errors="replace").decode() if one.isprintable())
 
 
-def _begin(work: UnitOfWork, user: User, session: Session) -> None:
-    add_session(work, session)
+def _begin(work: UnitOfWork, user: User, session: Session, former: Session | None = None) -> None:
+    """Begin a session in ``work``, if the account is still as it was when it was looked at.
+
+    A password that was set, or an account that was disabled or deleted meanwhile, has ended all
+    sessions: this one must not begin after that. The account is locked before any session, as
+    whoever ends its sessions does.
+    """
     work.actor_id = user.id
-    work.change(user, last_sign_in_at=work.now)
+    guard = {"state": "active", "password_hash": user.password_hash}
+    work.change(user, guard=guard, last_sign_in_at=work.now)
+    if former is not None:
+        revoke_session(work, former, because="signed_in_again")
+    add_session(work, session)
     work.audit(
         "user.signed_in",
         subject=user.id,

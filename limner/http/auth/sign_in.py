@@ -28,6 +28,18 @@ async def authenticate(call: Call, email: str, password: str, totp: str | None =
         TooMany: too many attempts, with the seconds to wait.
         Busy: too many passwords are being checked.
     """
+    return await second_step(call, await right_password(call, email, password), totp)
+
+
+async def right_password(call: Call, email: str, password: str) -> User:
+    """Give the account of this address and password; its second step is still to be taken.
+
+    Raises:
+        Unauthenticated: ``invalid_credentials``, whatever is wrong.
+        Forbidden: ``not_verified``; the password is right.
+        TooMany: too many attempts, with the seconds to wait.
+        Busy: too many passwords are being checked.
+    """
     address = _normal(email)
     user = await User.get_or_none(email=address)
     await attempts.admit(call, address, user)
@@ -35,18 +47,18 @@ async def authenticate(call: Call, email: str, password: str, totp: str | None =
     verdict = await passwords.verify(usable.password_hash if usable else None, password)
     if usable is None or not verdict.ok:
         log.info("a sign-in was refused", reason="credentials", user_id=user.id if user else None)
-        raise Unauthenticated("the address or the password is wrong", code="invalid_credentials")
+        raise _wrong()
     if not usable.is_verified:
         raise Forbidden("confirm your mail address first", code="not_verified")
     if verdict.rehash is not None:
-        await _replace_hash(call, usable, verdict.rehash)
-    await _check_second_factor(call, usable, totp)
-    await attempts.succeeded(call, usable)
+        return await _with_new_hash(call, usable, password, verdict.rehash)
     return usable
 
 
-async def second_step(call: Call, user: User, code: str) -> User:
+async def second_step(call: Call, user: User, code: str | None = None) -> User:
     """Give the account back, whose password was right a moment ago, if the code is right too.
+
+    An account without a second factor needs no code.
 
     Raises:
         Unauthenticated: ``totp_required``, ``totp_invalid``.
@@ -78,9 +90,25 @@ async def _check_second_factor(call: Call, user: User, totp: str | None) -> None
         raise Unauthenticated("the code is wrong or was used before", code="totp_invalid")
 
 
-async def _replace_hash(call: Call, user: User, rehash: str) -> None:
-    """Store a hash by today's parameters; if the password was changed meanwhile, that stays."""
+async def _with_new_hash(call: Call, user: User, password: str, rehash: str) -> User:
+    """Store a hash by today's parameters, and give the account with the hash that is stored then.
+
+    Raises:
+        Unauthenticated: the password was changed meanwhile.
+    """
     work = call.work()
     work.change(user, guard={"password_hash": user.password_hash}, password_hash=rehash)
     work.audit("user.password_rehashed", subject=user.id)
-    await call.front.units.commit(work)
+    if await call.front.units.commit(work) is Commit.DONE:
+        user.password_hash = rehash
+        return user
+    # Another sign-in has replaced it at the same time, or the password is another one by now.
+    stored = await User.get_or_none(id=user.id, state="active")
+    verdict = await passwords.verify(stored.password_hash if stored else None, password)
+    if stored is None or not verdict.ok:
+        raise _wrong()
+    return stored
+
+
+def _wrong() -> Unauthenticated:
+    return Unauthenticated("the address or the password is wrong", code="invalid_credentials")

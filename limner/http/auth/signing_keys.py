@@ -5,14 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from joserfc.jwk import ECKey
 
 from limner.core.errors import EngineUnavailable, NotConfigured
 from limner.core.logs import get_logger
 from limner.http.ports import Front
-from limner.storage.sql.database import Database
 from limner.storage.sql.remembered import Remembered
 from limner.storage.sql.signing_keys import (
     ALL_KEYS,
@@ -51,14 +49,8 @@ class KeyRing:
     newest: SigningKey | None
 
 
-_rings: WeakKeyDictionary[Database, Remembered[KeyRing]] = WeakKeyDictionary()
-
-
 def _memory(front: Front) -> Remembered[KeyRing]:
-    memory = _rings.get(front.database)
-    if memory is None:
-        memory = _rings[front.database] = front.database.memory()
-    return memory
+    return front.database.memory("signing_keys")
 
 
 async def key_ring(front: Front) -> KeyRing:
@@ -126,13 +118,17 @@ async def signing_key(front: Front) -> Signing:
 
 
 async def verifying_key(front: Front, kid: str) -> ECKey | None:
-    """Give the public half of a key; one that is not known is looked for in the database once.
+    """Give the public half of a key, or None.
+
+    While nothing signs here, another process may have made the first key a moment ago: then one
+    that is not known is looked for in the database. Every later key is published long before it
+    signs.
 
     Raises:
         EngineUnavailable: the database does not answer.
     """
-    key = (await key_ring(front)).public.get(kid)
-    if key is None:
+    ring = await key_ring(front)
+    if kid not in ring.public and ring.signing is None:
         _memory(front).forget(ALL_KEYS)
-        key = (await key_ring(front)).public.get(kid)
-    return key
+        ring = await key_ring(front)
+    return ring.public.get(kid)

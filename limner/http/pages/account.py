@@ -15,11 +15,12 @@ from limner.http.body import Form
 from limner.http.call import Call
 from limner.http.pages.account_keys import ROUTES as KEY_ROUTES
 from limner.http.pages.account_notifications import ROUTES as NOTIFICATION_ROUTES
-from limner.http.pages.account_rooms import DATA, PROFILE, READ, WRITE, RoomQuery, room, seen
+from limner.http.pages.account_rooms import DATA, PROFILE, RoomQuery, room, seen
 from limner.http.pages.account_security import ROUTES as SECURITY_ROUTES
 from limner.http.pages.account_sessions import ROUTES as SESSION_ROUTES
-from limner.http.pages.declared import posted_to, shown_at
+from limner.http.pages.declared import READ, WRITE, posted_to, shown_at
 from limner.http.pages.form_state import EMPTY, FormState, fitted, refused
+from limner.http.pages.rendering import see_other
 from limner.http.results import link_to_avatar
 from limner.http.routes import Result
 from limner.storage.sql.accounts import User, active_user
@@ -27,7 +28,7 @@ from limner.storage.sql.providers import Provider
 
 LANGUAGES = (("en", "English"), ("de", "Deutsch"), ("ru", "Русский"), ("zh", "中文"))
 AS_SERVICE = ("", "as the service does")
-PROVIDERS_SHOWN = 200
+PROVIDERS_SHOWN = 400
 LOCAL = ("local", "the model on this server")
 
 
@@ -107,7 +108,7 @@ async def delete(call: Call) -> Result:
         await me.leave(call, typed.password or None)
     except LimnerError as error:
         return await _data(call, refused(error, names={"password_wrong": "password"}))
-    response = web.Response(status=303, headers={"Location": "/login?done=deleted"})
+    response = see_other("/login?done=deleted")
     cookies.clear(call.front, response)
     return response
 
@@ -117,6 +118,7 @@ async def _profile(
 ) -> web.Response:
     user = await active_user(call.caller.id)
     zones = sorted(await asyncio.to_thread(me.timezones))
+    providers = await _providers()
     return await room(
         call,
         "account_profile.html",
@@ -129,8 +131,8 @@ async def _profile(
         defaults_form=defaults_form if defaults_form.has_faults else _defaults_of(user),
         languages=LANGUAGES,
         zones=[(zone, zone.replace("_", " ")) for zone in zones],
-        image_providers=await _providers("image"),
-        video_providers=await _providers("video"),
+        image_providers=_choices(providers, "image"),
+        video_providers=_choices(providers, "video"),
     )
 
 
@@ -144,11 +146,16 @@ def _defaults_of(user: User) -> FormState:
     return FormState({name: str(value) for name, value in stored.items()})
 
 
-async def _providers(kind: str) -> list[tuple[str, str]]:
+async def _providers() -> list[tuple[str, str]]:
+    """Give the providers that may be chosen, each with what it makes."""
+    rows = Provider.filter(state="active").order_by("name").limit(PROVIDERS_SHOWN)
+    return [(str(name), str(media)) for name, media in await rows.values_list("name", "media")]
+
+
+def _choices(providers: list[tuple[str, str]], kind: str) -> list[tuple[str, str]]:
     """Give who can make this kind, as choices."""
-    rows = Provider.filter(state="active", media__in=[kind, "both"]).order_by("name")
-    names = await rows.limit(PROVIDERS_SHOWN).values_list("name", flat=True)
-    return [AS_SERVICE, LOCAL, *((name, name) for name in map(str, names))]
+    names = [name for name, media in providers if media in {kind, "both"}]
+    return [AS_SERVICE, LOCAL, *((name, name) for name in names)]
 
 
 async def _data(call: Call, form: FormState = EMPTY) -> web.Response:

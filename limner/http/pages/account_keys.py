@@ -1,21 +1,21 @@
 """The page of one's own API keys."""
 
 from datetime import timedelta
-from typing import Any
 
 from aiohttp import web
 from pydantic import ConfigDict
 
 from limner.core.errors import Invalid, LimnerError
+from limner.http.answers import content_of
 from limner.http.api import keys
 from limner.http.auth.csrf import read_form
 from limner.http.body import Form
 from limner.http.call import Call
 from limner.http.listing import Listing
-from limner.http.pages.account_rooms import KEYS, READ, WRITE, RoomQuery, room, seen
-from limner.http.pages.declared import posted_to, shown_at
+from limner.http.pages.account_rooms import KEYS, RoomQuery, room, seen
+from limner.http.pages.declared import READ, WRITE, posted_to, shown_at
 from limner.http.pages.form_state import EMPTY, FormState, fitted, refused
-from limner.http.routes import Answer, Result
+from limner.http.routes import Result
 from limner.storage.sql.accounts import ADMIN
 
 PREFIX = "scope."
@@ -74,8 +74,7 @@ async def create(call: Call) -> Result:
         made = await keys.create(call, _wanted(call, typed))
     except LimnerError as error:
         return await _room(call, refused(error, typed), chosen=typed.scopes)
-    key = made.content if isinstance(made, Answer) else made
-    return await room(call, "account_key_made.html", KEYS, key=key)
+    return await room(call, "account_key_made.html", KEYS, key=content_of(made))
 
 
 def _wanted(call: Call, typed: KeyForm) -> keys.KeyIn:
@@ -108,15 +107,15 @@ async def _room(
     cursor: str | None = None,
     done: str = "",
 ) -> web.Response:
-    answer: Any = await keys.listed(call, Listing(cursor=cursor))
+    content = content_of(await keys.listed(call, Listing(cursor=cursor)))
     return await room(
         call,
         "account_keys.html",
         KEYS,
         form,
         done=done,
-        keys=answer.content.data,
-        more=answer.content.next_cursor,
+        keys=content.data,
+        more=content.next_cursor,
         scopes=[(scope, WORDS[scope]) for scope in _offered(call)],
         chosen=chosen or [],
         expiries=EXPIRIES,

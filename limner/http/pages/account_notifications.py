@@ -1,22 +1,20 @@
 """The page of one's own notifications."""
 
-from typing import Any
-
+from limner.http.answers import content_of
 from limner.http.api import notifications
 from limner.http.auth.csrf import read_form
 from limner.http.body import Form
 from limner.http.call import Call
-from limner.http.pages.account_rooms import NOTIFICATIONS, READ, WRITE, RoomQuery, room, seen
-from limner.http.pages.declared import posted_to, shown_at
+from limner.http.pages.account_rooms import NOTIFICATIONS, RoomQuery, room, seen
+from limner.http.pages.declared import READ, WRITE, posted_to, shown_at
 from limner.http.pages.notices import told
-from limner.http.routes import Answer, Result
+from limner.http.routes import Result
 
 
 async def listed(call: Call, query: RoomQuery) -> Result:
     """Show the notifications, newest first."""
     asked = notifications.NotificationQuery(cursor=query.cursor)
-    answer = await notifications.listed(call, asked)
-    content: Any = answer.content if isinstance(answer, Answer) else answer
+    content = content_of(await notifications.listed(call, asked))
     return await room(
         call,
         "account_notifications.html",

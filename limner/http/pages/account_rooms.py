@@ -3,12 +3,12 @@
 from typing import Any
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict
 
 from limner.http.call import Call
 from limner.http.listing import Cursor
+from limner.http.pages.declared import PageQuery
 from limner.http.pages.form_state import EMPTY, FormState
-from limner.http.pages.rendering import form_page
+from limner.http.pages.rendering import form_page, see_other
 
 PROFILE = "/account"
 SECURITY = "/account/security"
@@ -24,8 +24,6 @@ ROOMS = (
     (NOTIFICATIONS, "Notifications"),
     (DATA, "Your data"),
 )
-READ = "account:read"
-WRITE = "account:write"
 
 DONE = {
     "confirmed": "Your address is confirmed.",
@@ -45,10 +43,8 @@ DONE = {
 """What may stand in ``?done=``, so that nobody else's sentence can be shown by a link."""
 
 
-class RoomQuery(BaseModel):
-    """The place in a list, and what has just been done; anything else is left alone."""
-
-    model_config = ConfigDict(extra="ignore")
+class RoomQuery(PageQuery):
+    """The place in a list, and what has just been done."""
 
     done: str = ""
     cursor: Cursor | None = None
@@ -70,5 +66,5 @@ async def room(
 
 
 def seen(path: str, done: str = "") -> web.Response:
-    """Send the browser on to look at what has become of its form (303, RFC 9110)."""
-    return web.Response(status=303, headers={"Location": f"{path}?done={done}" if done else path})
+    """Send the browser on to look at what has become of its form."""
+    return see_other(f"{path}?done={done}" if done else path)

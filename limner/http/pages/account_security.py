@@ -1,21 +1,21 @@
 """The page of what guards one's account: password, address, second factor, other ways in."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from aiohttp import web
 
 from limner.core.errors import Conflict, LimnerError
+from limner.http.answers import content_of
 from limner.http.api import totp
 from limner.http.auth import oauth_accounts, registration
 from limner.http.auth.csrf import read_form
 from limner.http.auth.oauth import offered
 from limner.http.body import Form
 from limner.http.call import Call
-from limner.http.pages.account_rooms import READ, SECURITY, WRITE, RoomQuery, room, seen
-from limner.http.pages.declared import posted_to, shown_at
+from limner.http.pages.account_rooms import SECURITY, RoomQuery, room, seen
+from limner.http.pages.declared import READ, WRITE, posted_to, shown_at
 from limner.http.pages.form_state import EMPTY, FormState, fitted, refused
-from limner.http.routes import Answer, Result
+from limner.http.routes import Result
 from limner.storage.sql.accounts import active_user
 from limner.storage.sql.identities import Identity
 
@@ -100,7 +100,7 @@ async def begin_factor(call: Call) -> Result:
     typed = await read_form(call, FactorForm)
     try:
         body = fitted(totp.TotpIn, password=typed.factor_password or None)
-        enrolment = _content(await totp.begin(call, body))
+        enrolment = content_of(await totp.begin(call, body))
     except LimnerError as error:
         return await _room(call, factor_form=refused(error, names=FACTOR_NAMES))
     return await room(call, "account_second_factor.html", SECURITY, enrolment=enrolment)
@@ -110,7 +110,7 @@ async def confirm_factor(call: Call) -> Result:
     """Turn the second factor on and show the recovery codes."""
     typed = await read_form(call, CodeForm)
     try:
-        made = _content(await totp.confirm(call, fitted(totp.CodeIn, code=typed.code)))
+        made = content_of(await totp.confirm(call, fitted(totp.CodeIn, code=typed.code)))
     except LimnerError as error:
         form = refused(error)
         return await room(call, "account_second_factor.html", SECURITY, form, enrolment=None)
@@ -121,7 +121,7 @@ async def renew_codes(call: Call) -> Result:
     """Show new recovery codes."""
     typed = await read_form(call, FactorForm)
     try:
-        made = _content(await totp.renew_codes(call, _proof(typed)))
+        made = content_of(await totp.renew_codes(call, _proof(typed)))
     except LimnerError as error:
         return await _room(call, factor_form=refused(error, names=FACTOR_NAMES))
     return await _codes(call, made)
@@ -149,10 +149,6 @@ async def unlink(call: Call) -> Result:
 
 def _proof(typed: FactorForm) -> totp.Proof:
     return fitted(totp.Proof, password=typed.factor_password or None, code=typed.code)
-
-
-def _content(result: Result) -> Any:
-    return result.content if isinstance(result, Answer) else result
 
 
 async def _codes(call: Call, made: totp.RecoveryCodesOut) -> web.Response:

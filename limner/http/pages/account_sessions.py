@@ -1,21 +1,19 @@
 """The page of where one is signed in."""
 
-from typing import Any
-
+from limner.http.answers import content_of
 from limner.http.api import sessions
 from limner.http.auth.csrf import read_form
 from limner.http.body import Form
 from limner.http.call import Call
 from limner.http.listing import Listing
-from limner.http.pages.account_rooms import READ, SESSIONS, WRITE, RoomQuery, room, seen
-from limner.http.pages.declared import posted_to, shown_at
-from limner.http.routes import Answer, Result
+from limner.http.pages.account_rooms import SESSIONS, RoomQuery, room, seen
+from limner.http.pages.declared import READ, WRITE, posted_to, shown_at
+from limner.http.routes import Result
 
 
 async def listed(call: Call, query: RoomQuery) -> Result:
     """Show the sessions that live."""
-    answer = await sessions.listed(call, Listing(cursor=query.cursor))
-    content: Any = answer.content if isinstance(answer, Answer) else answer
+    content = content_of(await sessions.listed(call, Listing(cursor=query.cursor)))
     return await room(
         call,
         "account_sessions.html",

@@ -1,8 +1,18 @@
-"""Routes of pages: a page that is shown, and a form that is posted."""
+"""Routes of pages: a page that is shown, its query, and a form that is posted."""
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from limner.http.routes import OPEN, Handler, Route
+
+READ = "account:read"
+WRITE = "account:write"
+"""What the pages of one's own account need."""
+
+
+class PageQuery(BaseModel):
+    """What a page's address may say; whatever else stands there is left alone."""
+
+    model_config = ConfigDict(extra="ignore")
 
 
 def shown_at(

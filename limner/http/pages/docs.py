@@ -11,10 +11,11 @@ from markupsafe import Markup
 from limner.core.errors import LimnerError
 from limner.http.api.descriptions import OPENAPI
 from limner.http.call import Call
+from limner.http.pages.declared import shown_at
 from limner.http.pages.reference import groups_of
 from limner.http.pages.rendering import ENVIRONMENT, page
-from limner.http.problems import CODES, DETAILS
-from limner.http.routes import OPEN, Result, Route
+from limner.http.problems import CODES, DETAILS, SPECIAL
+from limner.http.routes import Result
 
 OWN_PACKAGE = "limner."
 REFERENCE: web.AppKey[dict[str, Markup]] = web.AppKey("reference", dict)
@@ -25,7 +26,8 @@ async def docs(call: Call) -> Result:
     """Show the page."""
     made = call.request.app[REFERENCE]
     if "html" not in made:
-        made["html"] = await asyncio.to_thread(_reference, call.request.app[OPENAPI])
+        document = await call.request.app[OPENAPI].document()
+        made["html"] = await asyncio.to_thread(_reference, document)
     return await page(call, "docs.html", reference=made["html"])
 
 
@@ -42,7 +44,8 @@ def problems() -> list[tuple[int, str, str]]:
         kind = waiting.pop()
         waiting += [one for one in kind.__subclasses__() if one.__module__.startswith(OWN_PACKAGE)]
         found[kind.code] = (kind.status, (kind.__doc__ or "").strip().partition("\n")[0])
+    found |= SPECIAL
     return sorted((status, code, text) for code, (status, text) in found.items())
 
 
-ROUTES = [Route("GET", "/docs", docs, "Show the documentation", OPEN, is_documented=False)]
+ROUTES = [shown_at("/docs", docs, "Show the documentation")]

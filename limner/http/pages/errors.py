@@ -7,8 +7,8 @@ from aiohttp import web
 from limner.core.errors import Unauthenticated
 from limner.http.auth.oauth import offered
 from limner.http.call import CALLER, FRONT, REQUEST_ID
+from limner.http.local_paths import START, local_path
 from limner.http.pages.form_state import SERVER_ERROR, FormState, sentence_of
-from limner.http.pages.local_paths import START, local_path
 from limner.http.pages.rendering import frame_of, render, shown
 
 UNAUTHENTICATED = 401
@@ -30,6 +30,7 @@ BY_STATUS = {
     405: "This address shows nothing by itself. Go back to the page you came from.",
     413: "That is too large to be sent here.",
     500: "Something went wrong here. The request below names it in the log.",
+    503: "This cannot be done right now. Try again in a minute.",
 }
 
 

@@ -5,9 +5,10 @@ from aiohttp import web
 from limner.core.errors import Unauthenticated
 from limner.http.body import read_raw
 from limner.http.call import Call
+from limner.http.pages.declared import posted_to, shown_at
 from limner.http.pages.rendering import page
 from limner.http.results import link_to, link_to_result, link_ttl_s
-from limner.http.routes import OPEN, Result, Route
+from limner.http.routes import Result
 from limner.storage.sql.suppressions import suppress
 from limner.storage.sql.tasks import Task
 
@@ -74,22 +75,7 @@ def _address(call: Call) -> str:
 
 
 ROUTES = [
-    Route("GET", "/r/{signed}", result, "Show a result", OPEN, is_documented=False),
-    Route(
-        "GET",
-        "/unsubscribe/{signed}",
-        ask,
-        "Ask whether to unsubscribe",
-        OPEN,
-        is_documented=False,
-    ),
-    Route(
-        "POST",
-        "/unsubscribe/{signed}",
-        unsubscribe,
-        "Unsubscribe",
-        OPEN,
-        is_documented=False,
-        reads_body=False,
-    ),
+    shown_at("/r/{signed}", result, "Show a result"),
+    shown_at("/unsubscribe/{signed}", ask, "Ask whether to unsubscribe"),
+    posted_to("/unsubscribe/{signed}", unsubscribe, "Unsubscribe"),
 ]

@@ -1,26 +1,23 @@
 """The mailbox as pages: the list, and one mail whose HTML lives in a sandboxed frame."""
 
-from pydantic import BaseModel, ConfigDict
-
+from limner.http.answers import content_of
 from limner.http.api import mailbox
 from limner.http.call import Call
 from limner.http.listing import Cursor
+from limner.http.pages.declared import PageQuery, shown_at
 from limner.http.pages.rendering import page
-from limner.http.routes import Answer, Result, Route
+from limner.http.routes import Result
 
 
-class PageQuery(BaseModel):
-    """The place in the list; whatever else stands in the address is left alone."""
-
-    model_config = ConfigDict(extra="ignore")
+class MailboxQuery(PageQuery):
+    """The place in the list."""
 
     cursor: Cursor | None = None
 
 
-async def listed(call: Call, query: PageQuery) -> Result:
+async def listed(call: Call, query: MailboxQuery) -> Result:
     """Show the list."""
-    answer = await mailbox.listed(call, mailbox.MailQuery(cursor=query.cursor))
-    content = answer.content if isinstance(answer, Answer) else None
+    content = content_of(await mailbox.listed(call, mailbox.MailQuery(cursor=query.cursor)))
     may_delete = "mailbox:write" in call.caller.scopes
     return await page(call, "mailbox.html", mails=content, may_delete=may_delete)
 
@@ -32,14 +29,6 @@ async def show(call: Call) -> Result:
 
 
 ROUTES = [
-    Route(
-        "GET",
-        "/mailbox",
-        listed,
-        "Show the mailbox",
-        mailbox.SCOPE,
-        query=PageQuery,
-        is_documented=False,
-    ),
-    Route("GET", "/mailbox/{id}", show, "Show a mail", mailbox.SCOPE, is_documented=False),
+    shown_at("/mailbox", listed, "Show the mailbox", mailbox.SCOPE, query=MailboxQuery),
+    shown_at("/mailbox/{id}", show, "Show a mail", mailbox.SCOPE),
 ]

@@ -1,8 +1,9 @@
 """The first page: what this is, and how many tasks are where."""
 
 from limner.http.call import Call
+from limner.http.pages.declared import shown_at
 from limner.http.pages.rendering import page
-from limner.http.routes import OPEN, Result, Route
+from limner.http.routes import Result
 from limner.storage.sql.reading import counts_by_state
 from limner.storage.sql.sources import Source
 from limner.storage.sql.tasks import Task
@@ -20,4 +21,4 @@ async def overview(call: Call) -> Result:
     return await page(call, "overview.html", counts=counts, sources=await sources.count())
 
 
-ROUTES = [Route("GET", "/", overview, "Show the overview", OPEN, is_documented=False)]
+ROUTES = [shown_at("/", overview, "Show the overview")]

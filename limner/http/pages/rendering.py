@@ -1,6 +1,5 @@
 """Pages from templates; everything is escaped, and a name that is missing is an error."""
 
-import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -8,17 +7,17 @@ from typing import Any
 from aiohttp import web
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from limner.http.api.descriptions import OPENAPI
 from limner.http.auth.callers import Caller
 from limner.http.auth.csrf import token_for
-from limner.http.call import CALLER, Call
+from limner.http.call import CALLER, VERSION, Call
+from limner.http.pages.declared import READ
 from limner.http.pages.form_state import FormState
+from limner.http.problems import whole_seconds
 from limner.storage.sql.notifications import unread_count
 
 NAVIGATION = (("/tasks", "Tasks", "tasks:read"), ("/mailbox", "Mailbox", "mailbox:read"))
 DOCS = ("/docs", "Docs")
 ACCOUNT = ("/account", "Account")
-ACCOUNT_SCOPE = "account:read"
 UNITS = (("day", 86_400), ("hour", 3600), ("minute", 60))
 
 
@@ -40,7 +39,7 @@ def frame_of(request: web.Request, *, unread: int = 0, registers: bool = False) 
     """Give the frame of a page that answers ``request``."""
     # A request that no middleware of ours let through has nobody yet.
     caller = request.setdefault(CALLER, Caller())
-    has_account = ACCOUNT_SCOPE in caller.scopes
+    has_account = READ in caller.scopes
     shown = [(path, name) for path, name, scope in NAVIGATION if scope in caller.scopes]
     shown.append(DOCS)
     if has_account:
@@ -53,7 +52,7 @@ def frame_of(request: web.Request, *, unread: int = 0, registers: bool = False) 
         navigation=tuple(shown),
         unread=unread,
         csrf_token=token_for(request),
-        version=request.app[OPENAPI]["info"]["version"],
+        version=request.app[VERSION],
     )
 
 
@@ -107,30 +106,37 @@ def shown(text: str, status: int = 200) -> web.Response:
     )
 
 
+def see_other(path: str) -> web.Response:
+    """Send the browser on to look at another page (303, RFC 9110 section 15.4.4)."""
+    return web.Response(status=303, headers={"Location": path})
+
+
 async def form_page(call: Call, template: str, form: FormState, **values: Any) -> web.Response:
     """Give a page with a form: with the status of what refused it, if something did."""
     response = await page(call, template, status=form.status, form=form, **values)
     if form.retry_after_s is not None:
-        response.headers["Retry-After"] = str(max(1, math.ceil(form.retry_after_s)))
+        response.headers["Retry-After"] = whole_seconds(form.retry_after_s)
     return response
 
 
-async def page(call: Call, template: str, *, status: int = 200, **values: Any) -> web.Response:
-    """Give a page as an answer.
+async def page(
+    call: Call, template: str, *, status: int = 200, unread: int | None = None, **values: Any
+) -> web.Response:
+    """Give a page as an answer; ``unread`` is how many notifications are, if that is known.
 
     Raises:
         EngineUnavailable: the database does not answer.
     """
     frame = frame_of(
         call.request,
-        unread=await _unread(call),
+        unread=await _unread(call) if unread is None else unread,
         registers=not call.caller.is_known and await _registers(call),
     )
     return shown(render(template, frame, **values), status)
 
 
 async def _unread(call: Call) -> int:
-    return await unread_count(call.caller.id) if ACCOUNT_SCOPE in call.caller.scopes else 0
+    return await unread_count(call.caller.id) if READ in call.caller.scopes else 0
 
 
 async def _registers(call: Call) -> bool:

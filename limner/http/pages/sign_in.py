@@ -3,22 +3,20 @@
 from datetime import timedelta
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict
 from yarl import URL
 
-from limner.core.emails import normal_email
 from limner.core.errors import LimnerError, Unauthenticated
 from limner.http.api.sessions import log_out
 from limner.http.auth import cookies, sessions
 from limner.http.auth.csrf import read_form
 from limner.http.auth.oauth import offered
-from limner.http.auth.sign_in import authenticate, second_step
+from limner.http.auth.sign_in import right_password, second_step
 from limner.http.body import Form
 from limner.http.call import Call
-from limner.http.pages.declared import posted_to, shown_at
+from limner.http.local_paths import START, local_path
+from limner.http.pages.declared import PageQuery, posted_to, shown_at
 from limner.http.pages.form_state import EMPTY, FormState, refused
-from limner.http.pages.local_paths import START, local_path
-from limner.http.pages.rendering import form_page
+from limner.http.pages.rendering import form_page, see_other
 from limner.http.pages.sign_up import ROUTES as SIGN_UP_ROUTES
 from limner.http.routes import Result, Route
 from limner.storage.sql.accounts import User, active_user, digest
@@ -33,10 +31,8 @@ DONE = {
 }
 
 
-class LoginQuery(BaseModel):
-    """Where to go afterwards, and what has just been done; anything else is left alone."""
-
-    model_config = ConfigDict(extra="ignore")
+class LoginQuery(PageQuery):
+    """Where to go afterwards, and what has just been done."""
 
     next: str = START
     done: str = ""
@@ -69,12 +65,10 @@ async def sign_in(call: Call) -> Result:
     """Check address and password; begin a session, or ask for the second factor."""
     typed = await read_form(call, LoginForm)
     try:
-        user = await authenticate(call, typed.email, typed.password, None)
-    except Unauthenticated as error:
-        if error.code != "totp_required":
-            return await _form(call, refused(error, typed), typed.next)
-        user = await User.get(email=normal_email(typed.email))
-        return await _step(call, EMPTY, _ticket(call, user), typed.next)
+        user = await right_password(call, typed.email, typed.password)
+        if user.totp_enabled_at is not None:
+            return await _step(call, EMPTY, _ticket(call, user), typed.next)
+        await second_step(call, user)
     except LimnerError as error:
         return await _form(call, refused(error, typed), typed.next)
     return await _begin(call, user, typed.next)
@@ -99,7 +93,7 @@ async def leave(call: Call) -> Result:
     """End the session and take the cookie back."""
     await read_form(call, Form)
     await log_out(call)
-    response = web.Response(status=303, headers={"Location": "/login?done=left"})
+    response = see_other("/login?done=left")
     cookies.clear(call.front, response)
     return response
 
@@ -107,14 +101,14 @@ async def leave(call: Call) -> Result:
 async def _begin(call: Call, user: User, wanted: str) -> web.Response:
     work = call.work()
     signed_in = sessions.begin_web(call, work, user, by="password")
-    await call.commit(work)
+    await sessions.commit_sign_in(call, work)
     response = _onward(wanted)
     sessions.put_cookie(call, response, signed_in)
     return response
 
 
 def _onward(wanted: str) -> web.Response:
-    return web.Response(status=303, headers={"Location": str(URL(local_path(wanted)))})
+    return see_other(str(URL(local_path(wanted))))
 
 
 def _ticket(call: Call, user: User) -> str:

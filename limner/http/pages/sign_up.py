@@ -5,7 +5,6 @@ and never by being looked at.
 """
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict
 
 from limner.core.errors import LimnerError
 from limner.http.auth import registration
@@ -13,9 +12,9 @@ from limner.http.auth.csrf import read_form
 from limner.http.auth.oauth import offered
 from limner.http.body import Form
 from limner.http.call import Call
-from limner.http.pages.declared import posted_to, shown_at
+from limner.http.pages.declared import PageQuery, posted_to, shown_at
 from limner.http.pages.form_state import EMPTY, FormState, refused
-from limner.http.pages.rendering import form_page
+from limner.http.pages.rendering import form_page, see_other
 from limner.http.routes import Result
 
 CHECK = "/check-mail"
@@ -50,18 +49,14 @@ class ResetForm(Form):
     password: str = ""
 
 
-class TokenQuery(BaseModel):
-    """The token of a mail's link; whatever else stands in the address is left alone."""
-
-    model_config = ConfigDict(extra="ignore")
+class TokenQuery(PageQuery):
+    """The token of a mail's link."""
 
     token: str = ""
 
 
-class CheckQuery(BaseModel):
+class CheckQuery(PageQuery):
     """What the mail is for."""
-
-    model_config = ConfigDict(extra="ignore")
 
     why: str = ""
 
@@ -78,7 +73,7 @@ async def register(call: Call) -> Result:
         await registration.register(call, typed.email, typed.password, typed.name)
     except LimnerError as error:
         return await _register_form(call, refused(error, typed))
-    return _to(CHECK)
+    return see_other(CHECK)
 
 
 async def check_mail(call: Call, query: CheckQuery) -> Result:
@@ -93,7 +88,7 @@ async def resend(call: Call) -> Result:
         await registration.resend(call, typed.email)
     except LimnerError as error:
         return await _check_form(call, refused(error, typed), is_reset=False)
-    return _to(CHECK)
+    return see_other(CHECK)
 
 
 async def show_link(call: Call, query: TokenQuery) -> Result:
@@ -108,7 +103,7 @@ async def verify(call: Call) -> Result:
         await registration.verify_email(call, typed.token)
     except LimnerError as error:
         return await form_page(call, "verify_email.html", refused(error), link="")
-    return _to("/account?done=confirmed" if call.caller.is_known else "/login?done=verified")
+    return see_other("/account?done=confirmed" if call.caller.is_known else "/login?done=verified")
 
 
 async def show_reset(call: Call, query: TokenQuery) -> Result:
@@ -122,17 +117,13 @@ async def reset(call: Call) -> Result:
     try:
         if typed.token:
             await registration.reset(call, typed.token, typed.password)
-            return _to("/login?done=reset")
+            return see_other("/login?done=reset")
         await registration.forgot(call, typed.email)
-        return _to(f"{CHECK}?why={RESET}")
+        return see_other(f"{CHECK}?why={RESET}")
     except LimnerError as error:
         # A link that does not work any more leaves the form that asks for another.
         link = typed.token if error.status != 401 else ""
         return await form_page(call, "reset_password.html", refused(error, typed), link=link)
-
-
-def _to(path: str) -> web.Response:
-    return web.Response(status=303, headers={"Location": path})
 
 
 async def _register_form(call: Call, form: FormState) -> web.Response:

@@ -2,38 +2,35 @@
 
 from typing import get_args
 
-from pydantic import BaseModel, ConfigDict
-
 from limner.core.errors import Invalid
+from limner.http.answers import content_of
 from limner.http.api.tasks import TaskQuery, TaskState, TaskWhole, is_settled, own, whole
 from limner.http.api.tasks import listed as listed_tasks
 from limner.http.call import Call
 from limner.http.listing import Cursor
+from limner.http.pages.declared import PageQuery, shown_at
 from limner.http.pages.rendering import page
 from limner.http.results import link_to, link_ttl_s
-from limner.http.routes import Answer, Result, Route
+from limner.http.routes import Result
 from limner.storage.sql.tasks import Task
 
 STATES = get_args(TaskState)
 RETRIABLE = ("failed", "unknown")
 
 
-class PageQuery(BaseModel):
-    """The filter of the table; whatever else stands in the address is left alone."""
-
-    model_config = ConfigDict(extra="ignore")
+class TableQuery(PageQuery):
+    """The filter of the table, and the place in it."""
 
     state: str = ""
     cursor: Cursor | None = None
 
 
-async def listed(call: Call, query: PageQuery) -> Result:
+async def listed(call: Call, query: TableQuery) -> Result:
     """Show the table."""
     if query.state and query.state not in STATES:
         raise Invalid(f"{query.state} is no state of a task")
     wanted = TaskQuery.model_validate({"state": query.state or None, "cursor": query.cursor})
-    answer = await listed_tasks(call, wanted)
-    content = answer.content if isinstance(answer, Answer) else None
+    content = content_of(await listed_tasks(call, wanted))
     return await page(call, "tasks.html", tasks=content, states=STATES, state=query.state)
 
 
@@ -66,14 +63,6 @@ def _actions(task: Task, shown: TaskWhole, *, may_write: bool) -> dict[str, bool
 
 
 ROUTES = [
-    Route(
-        "GET",
-        "/tasks",
-        listed,
-        "Show the tasks",
-        "tasks:read",
-        query=PageQuery,
-        is_documented=False,
-    ),
-    Route("GET", "/tasks/{id}", show, "Show a task", "tasks:read", is_documented=False),
+    shown_at("/tasks", listed, "Show the tasks", "tasks:read", query=TableQuery),
+    shown_at("/tasks/{id}", show, "Show a task", "tasks:read"),
 ]

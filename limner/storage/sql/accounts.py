@@ -4,17 +4,19 @@ import base64
 import hashlib
 import hmac
 import os
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from tortoise import fields
 from tortoise.models import Model
 
-from limner.core.errors import Invalid, Stale, Unauthenticated
+from limner.core.errors import Invalid, Unauthenticated
 from limner.core.ids import derived_id, new_id
 from limner.core.unit import Step, UnitOfWork, Units
 from limner.storage.sql.aggregate import ID_LENGTH, Aggregate
-from limner.storage.sql.database import Connection
+from limner.storage.sql.changes import must_change
+from limner.storage.sql.connection import Connection
 
 OWNER_NAME = "Owner"
 OWNER_ID = derived_id("user", "owner")
@@ -95,6 +97,16 @@ class User(Aggregate):
         """Whether the address is known to be theirs."""
         return self.verified_at is not None
 
+    @property
+    def has_password(self) -> bool:
+        """Whether a password signs in to the account."""
+        return self.password_hash is not None
+
+    @property
+    def totp_enabled(self) -> bool:
+        """Whether the second factor is in force."""
+        return self.totp_enabled_at is not None
+
 
 class ApiKey(Model):
     """A bearer key: only its prefix and SHA-256 are stored (256 random bits need no slow hash)."""
@@ -170,7 +182,7 @@ def effective_scopes(user: User, granted: frozenset[str] | None = None) -> froze
 def create_key(
     work: UnitOfWork,
     user: User,
-    scopes: frozenset[str],
+    scopes: Collection[str],
     name: str = "",
     expires_at: datetime | None = None,
 ) -> tuple[ApiKey, str]:
@@ -184,7 +196,7 @@ def create_key(
     allowed = ROLE_SCOPES.get(user.role, frozenset())
     faults = [
         (f"/scopes/{place}", f"{scope} is no scope that this account can give")
-        for place, scope in enumerate(sorted(scopes))
+        for place, scope in enumerate(scopes)
         if scope not in allowed
     ]
     if faults or not scopes:
@@ -198,27 +210,24 @@ def create_key(
         name=name,
         prefix=secret[:KEY_SHOWN_CHARACTERS],
         sha256=digest(secret),
-        scopes=sorted(scopes),
+        scopes=sorted(set(scopes)),
         created_at=work.now,
         expires_at=expires_at,
     )
     work.add(key)
-    work.audit("key.created", subject=key.id, data={"user": user.id, "scopes": sorted(scopes)})
+    work.audit("key.created", subject=key.id, data={"user": user.id, "scopes": key.scopes})
     return key, secret
 
 
 def revoke_key(work: UnitOfWork, key: ApiKey) -> None:
     """Revoke a key in ``work``; it works no more from the commit on."""
-
-    async def write(connection: Connection) -> None:
-        changed = await connection.execute(
+    work.step(
+        must_change(
             "UPDATE api_keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL",
             [work.now, key.id],
+            stale="the key was revoked before",
         )
-        if not changed:
-            raise Stale("the key was revoked before")
-
-    work.step(write)
+    )
     work.forget(key.id)
     work.audit("key.revoked", subject=key.id, data={"user": key.user_id})
 
@@ -301,17 +310,11 @@ async def find_sign_in_link(token: str, now: datetime) -> tuple[User, SignInLink
 
 def spend_sign_in_link(link: SignInLink, now: datetime) -> Step:
     """Give the step that uses a link up; of two at the same time the second drops its unit."""
-
-    async def write(connection: Connection) -> None:
-        spent = await connection.execute(
-            "UPDATE sign_in_links SET used_at = ? WHERE id = ? AND used_at IS NULL AND "
-            "expires_at > ?",
-            [now, link.id, now],
-        )
-        if not spent:
-            raise Stale("the link was used before")
-
-    return write
+    return must_change(
+        "UPDATE sign_in_links SET used_at = ? WHERE id = ? AND used_at IS NULL AND expires_at > ?",
+        [now, link.id, now],
+        stale="the link was used before",
+    )
 
 
 def new_secret() -> str:

@@ -10,12 +10,13 @@ from typing import ClassVar
 from tortoise import fields
 from tortoise.models import Model
 
-from limner.core.errors import Invalid, Stale, Unauthenticated
+from limner.core.errors import Invalid, Unauthenticated
 from limner.core.ids import new_id
 from limner.core.unit import UnitOfWork
 from limner.storage.sql.accounts import User
 from limner.storage.sql.aggregate import ID_LENGTH
-from limner.storage.sql.database import Connection
+from limner.storage.sql.changes import must_change
+from limner.storage.sql.connection import Connection, marks
 
 RECENT_S = 3600.0
 RECENT_LIMIT = 5
@@ -107,27 +108,23 @@ def spent() -> Unauthenticated:
 
 def spend_link(work: UnitOfWork, link: ActionLink) -> None:
     """Use a link up in ``work``; of two uses at the same time the second drops its unit."""
-
-    async def write(connection: Connection) -> None:
-        done = await connection.execute(
+    work.step(
+        must_change(
             "UPDATE action_links SET used_at = ? WHERE id = ? AND used_at IS NULL "
             "AND expires_at > ?",
             [work.now, link.id, work.now],
+            stale="the link was used before",
         )
-        if not done:
-            raise Stale("the link was used before")
-
-    work.step(write)
+    )
 
 
 def void_links(work: UnitOfWork, user_id: str, *purposes: str) -> None:
     """Make all links of an account for some purposes useless in ``work``."""
-    marks = ", ".join("?" * len(purposes))
 
     async def write(connection: Connection) -> None:
         await connection.execute(
-            f"UPDATE action_links SET used_at = ? WHERE user_id = ? AND purpose IN ({marks}) "  # noqa: S608 - marks only
-            "AND used_at IS NULL",
+            "UPDATE action_links SET used_at = ? WHERE user_id = ? "  # noqa: S608 - marks only
+            f"AND purpose IN ({marks(purposes)}) AND used_at IS NULL",
             [work.now, user_id, *purposes],
         )
 

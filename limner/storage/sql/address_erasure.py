@@ -6,15 +6,21 @@ the whole can be repeated, also after it broke off.
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+import re
+import unicodedata
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from tortoise.expressions import Q
+from tortoise.models import Model
+from tortoise.queryset import QuerySet
 
 from limner.storage.sql.comments import Comment
 from limner.storage.sql.deliveries import Delivery
 from limner.storage.sql.erasure import CONSUMER, PIECE, Eraser
 from limner.storage.sql.language import LanguageAnswer
+from limner.storage.sql.mailbox import MailboxMail
 from limner.storage.sql.messaging import DeadLetter, OutboxRow
 from limner.storage.sql.reading import batches
 from limner.storage.sql.suppressions import forget_address
@@ -25,6 +31,8 @@ CARRIERS = ("mailer.send", "mailer.link", "mailer.account", "generator.generate"
 REDACTED = b"{}"
 
 Mentions = Callable[[str], bool]
+
+M = TypeVar("M", bound=Model)
 
 
 @dataclass
@@ -62,7 +70,7 @@ class AddressEraser:
         erased.tasks = await self._tasks()
         erased.comments = await self._comments()
         erased.deliveries = await self.eraser.deliveries(Delivery.filter(self._is("address")))
-        erased.mails = await self.eraser.mails(*self.forms)
+        erased.mails = await self.eraser.mails(MailboxMail.filter(self._is("recipient")))
         erased.language_answers = await self._answers()
         erased.messages = await self._letters() + await self._waiting()
         await self._rest()
@@ -82,17 +90,14 @@ class AddressEraser:
     async def _comments(self) -> int:
         """Erase comments that name the address, whatever was found in them at the time."""
         erased = 0
-        async for batch in batches(Comment.exclude(text=""), "created_at"):
-            for comment in await asyncio.to_thread(self._named, batch):
-                task = await Task.get_or_none(comment_id=comment.id)
-                if task is not None:
-                    await self._wish(task)
-                await self.eraser.comment(comment)
-                erased += 1
+        rows = Comment.exclude(text="")
+        async for comment in self._naming(rows, lambda row: [row.text, row.author]):
+            task = await Task.get_or_none(comment_id=comment.id)
+            if task is not None:
+                await self._wish(task)
+            await self.eraser.comment(comment)
+            erased += 1
         return erased
-
-    def _named(self, comments: Sequence[Comment]) -> list[Comment]:
-        return [one for one in comments if self.mentions(one.text) or self.mentions(one.author)]
 
     async def _wish(self, task: Task) -> None:
         """Erase a task whose comment names the address; one for another address only forgets it."""
@@ -105,47 +110,51 @@ class AddressEraser:
 
     async def _answers(self) -> int:
         erased = 0
-        async for batch in batches(LanguageAnswer.all(), "created_at"):
-            texts = {row.id: json.dumps(row.answer, ensure_ascii=False) for row in batch}
-            named = [ident for ident, text in texts.items() if self._holds(text)]
-            for ident in named:
-                await self._run("DELETE FROM language_answers WHERE id = ?", ident)
-            erased += len(named)
+        async for row in self._naming(LanguageAnswer.all(), lambda row: leaves(row.answer)):
+            await self._run("DELETE FROM language_answers WHERE id = ?", row.id)
+            erased += 1
         return erased
 
     async def _letters(self) -> int:
         """Empty the dead letters that carry the address; there is nothing left to send again."""
         erased = 0
         rows = DeadLetter.filter(topic__in=CARRIERS)
-        async for batch in batches(rows, "created_at"):
-            for row in batch:
-                if self._holds(bytes(row.body).decode(errors="replace")):
-                    await self._run(
-                        "UPDATE dead_letters SET body = ?, detail = '' WHERE id = ?",
-                        REDACTED,
-                        row.id,
-                    )
-                    await self._run(
-                        "UPDATE dead_letters SET state = 'discarded', settled_at = created_at "
-                        "WHERE id = ? AND state = 'open'",
-                        row.id,
-                    )
-                    erased += 1
+        async for row in self._naming(rows, lambda row: texts_of(row.body)):
+            await self._run(
+                "UPDATE dead_letters SET body = ?, detail = '' WHERE id = ?", REDACTED, row.id
+            )
+            await self._run(
+                "UPDATE dead_letters SET state = 'discarded', settled_at = created_at "
+                "WHERE id = ? AND state = 'open'",
+                row.id,
+            )
+            erased += 1
         return erased
 
     async def _waiting(self) -> int:
         """Take back messages to the address that wait to be handled."""
         erased = 0
-        async for batch in batches(OutboxRow.filter(topic__in=CARRIERS), "created_at"):
-            for row in batch:
-                if self._holds(bytes(row.body).decode(errors="replace")):
-                    await self._run("DELETE FROM outbox WHERE id = ?", row.id)
-                    erased += 1
+        rows = OutboxRow.filter(topic__in=CARRIERS)
+        async for row in self._naming(rows, lambda row: texts_of(row.body)):
+            await self._run("DELETE FROM outbox WHERE id = ?", row.id)
+            erased += 1
         return erased
 
-    def _holds(self, text: str) -> bool:
-        lower = text.lower()
-        return any(form in lower for form in self.forms)
+    async def _naming(
+        self, rows: "QuerySet[M]", texts: Callable[[M], Iterable[str]]
+    ) -> AsyncIterator[M]:
+        """Give the rows one of whose ``texts`` names the address; they are looked at in threads."""
+        pattern = pattern_of(self.forms)
+
+        def named(batch: Sequence[M]) -> list[M]:
+            return [row for row in batch if any(map(names, texts(row)))]
+
+        def names(text: str) -> bool:
+            return bool(pattern.search(normal(text))) or self.mentions(text)
+
+        async for batch in batches(rows, "created_at"):
+            for row in await asyncio.to_thread(named, batch):
+                yield row
 
     async def _rest(self) -> None:
         """Erase what belongs to somebody else's account, and hide the suppression."""
@@ -159,3 +168,42 @@ class AddressEraser:
 
     async def _run(self, sql: str, *values: object) -> None:
         await self.eraser.database.write().execute(sql, values)
+
+
+def pattern_of(forms: Sequence[str]) -> re.Pattern[str]:
+    """Give what finds an address in a text in normal form, and not in a longer address.
+
+    Before it is no character of a local part (RFC 5322 section 3.2.3) and behind it no label goes
+    on and none follows: anna@example.com is neither in joanna@example.com nor in
+    anna@example.com.au.
+    """
+    either = "|".join(re.escape(normal(form)) for form in forms)
+    return re.compile(rf"(?<![a-z0-9.!#$%&'*+/=?^_`{{|}}~-])(?:{either})(?![a-z0-9-]|\.[a-z0-9])")
+
+
+def normal(text: str) -> str:
+    """Give a text in the form in which addresses are compared: NFKC, in lower case."""
+    return unicodedata.normalize("NFKC", text).lower()
+
+
+def texts_of(body: bytes) -> Iterator[str]:
+    """Give the texts that a message's body carries; one that is no JSON is a text itself."""
+    try:
+        parsed = json.loads(bytes(body))
+    except (ValueError, RecursionError):
+        yield bytes(body).decode(errors="replace")
+    else:
+        yield from leaves(parsed)
+
+
+def leaves(value: object) -> Iterator[str]:
+    """Give all texts of a JSON value, names of members too, in any order."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            yield one
+        elif isinstance(one, Mapping):
+            waiting += [*one.keys(), *one.values()]
+        elif isinstance(one, Sequence):
+            waiting += one

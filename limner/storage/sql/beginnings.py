@@ -9,7 +9,8 @@ from typing import Any
 from limner.core.errors import EngineUnavailable, Stale
 from limner.storage.sql.aggregate import Leased
 from limner.storage.sql.changes import Guarded, Line
-from limner.storage.sql.database import NOW, Connection, Database, FromNow
+from limner.storage.sql.connection import NOW, Connection, FromNow
+from limner.storage.sql.database import Database
 from limner.storage.sql.faults import CommitUnsure
 
 LOOK_S = 0.2

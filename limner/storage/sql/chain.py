@@ -12,6 +12,7 @@ from typing import Any
 
 from limner.core.failpoints import declare, step
 from limner.storage.sql.audit import AuditLine
+from limner.storage.sql.connection import marks
 from limner.storage.sql.database import Database
 
 SEAL = declare("audit.seal")
@@ -67,10 +68,9 @@ async def seal(database: Database, limit: int = BATCH) -> int:
             hashes += (line.id, before)
         if lines:
             whens = "WHEN ? THEN ? " * len(lines)
-            marks = ", ".join("?" * len(lines))
             await connection.execute(
                 f"UPDATE audit SET seq = CASE id {whens}END, hash = CASE id {whens}END "  # noqa: S608
-                f"WHERE id IN ({marks})",
+                f"WHERE id IN ({marks(lines)})",
                 [*numbers, *hashes, *(line.id for line in lines)],
             )
     return len(lines)

@@ -10,7 +10,7 @@ from tortoise.models import Model
 from limner.core.errors import Conflict, Stale
 from limner.core.unit import Step
 from limner.storage.sql.aggregate import Aggregate, column_value
-from limner.storage.sql.database import NOW, Connection, FromNow
+from limner.storage.sql.connection import NOW, Connection, FromNow, marks
 
 DETAIL_LENGTH = 1000
 ROWS_PER_INSERT = 200
@@ -48,7 +48,7 @@ class Insert:
         if model._meta.pk.generated:
             names.remove(model._meta.pk_attr)
         columns = ", ".join(quoted(name) for name in names)
-        marks = "(" + ", ".join("?" * len(names)) + ")"
+        row_marks = f"({marks(names)})"
         made = []
         for start in range(0, len(self.rows), ROWS_PER_INSERT):
             part = self.rows[start : start + ROWS_PER_INSERT]
@@ -57,7 +57,7 @@ class Insert:
                 for row in part
                 for name in names
             ]
-            every = ", ".join([marks] * len(part))
+            every = ", ".join([row_marks] * len(part))
             sql = f"INSERT INTO {quoted(model._meta.db_table)} ({columns}) VALUES {every}"  # noqa: S608
             made.append(Statement(sql, values))
         return made
@@ -151,6 +151,19 @@ class FirstLine:
 
 
 Change = Insert | Guarded | FirstLine | Run
+
+
+def must_change(sql: str, values: Sequence[Any], stale: str) -> Step:
+    """Give the step that runs ``sql``; if no row is as it asks, the unit is dropped.
+
+    ``stale`` says what has happened to the row.
+    """
+
+    async def write(connection: Connection) -> None:
+        if not await connection.execute(sql, values):
+            raise Stale(stale)
+
+    return write
 
 
 def guard_clause(model: type[Model], guard: Mapping[str, Any]) -> tuple[list[str], list[Any]]:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 
 from limner.core.failpoints import declare, step
 from limner.storage.sql.changes import Guarded, Line
-from limner.storage.sql.database import Connection, Database, FromNow
+from limner.storage.sql.connection import Connection, FromNow
+from limner.storage.sql.database import Database
 from limner.storage.sql.finding import column_names, made
 from limner.storage.sql.groups import Plan
 from limner.storage.sql.jobs import QUEUED, RUNNING, Job

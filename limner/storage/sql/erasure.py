@@ -6,7 +6,7 @@ them: a comment's id keeps it from being read twice, a task's states keep the nu
 audit log is not touched; its lines hold ids.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,8 @@ from limner.core.message import Message
 from limner.core.objects import LIST_MAX, ObjectStore
 from limner.core.unit import Commit, UnitOfWork, Units
 from limner.storage.sql.comments import Comment
-from limner.storage.sql.database import Connection, Database
+from limner.storage.sql.connection import Connection, marks
+from limner.storage.sql.database import Database
 from limner.storage.sql.deliveries import Delivery
 from limner.storage.sql.jobs import CANCELLED, QUEUED, RUNNING, Job
 from limner.storage.sql.mailbox import MailboxMail
@@ -53,6 +54,7 @@ NO_SOURCE: dict[str, Any] = {
     "cursor": "",
     "last_error": "",
 }
+ERASED_SOURCE = Q(state="deleted", **NO_SOURCE)
 
 
 @dataclass(frozen=True)
@@ -140,10 +142,10 @@ class Eraser:
             erased += len(found)
         return erased
 
-    async def mails(self, *addresses: str) -> int:
-        """Erase what the mailbox keeps for addresses, with its objects, and give how many."""
+    async def mails(self, rows: "QuerySet[MailboxMail]") -> int:
+        """Erase the mailbox's mails that ``rows`` finds, with their objects; give how many."""
         erased = 0
-        while found := await MailboxMail.filter(recipient__in=addresses).limit(PIECE):
+        while found := await rows.limit(PIECE):
             for mail in found:
                 await self.objects.delete(mail.raw_key)
                 await self.database.write().execute("DELETE FROM mailbox WHERE id = ?", [mail.id])
@@ -157,9 +159,10 @@ class Eraser:
         being made.
         """
         await self._drop_all(avatars_of(user_id))
-        async for ident in self._sources(user_id, limit):
-            await self._source(ident)
-            limit -= 1
+        sources = await Source.filter(Q(user_id=user_id) & ~ERASED_SOURCE).limit(limit)
+        for source in sources:
+            await self._source(source)
+        limit -= len(sources)
         tasks = await Task.filter(_with_content(user_id)).limit(limit).values_list("id", flat=True)
         for ident in map(str, tasks):
             await self.task(ident)
@@ -169,14 +172,10 @@ class Eraser:
         await self.deliveries(Delivery.filter(user_id=user_id))
         comments = await self._comments(user_id, limit)
         await self._forget_sessions(user_id)
-        return not (limit <= 0 or tasks or jobs or comments)
+        return not (limit <= 0 or sources or tasks or jobs or comments)
 
-    async def _sources(self, user_id: str, limit: int) -> AsyncIterator[str]:
-        for source in await Source.filter(user_id=user_id).exclude(name=ERASED).limit(limit):
-            yield source.id
-
-    async def _source(self, ident: str) -> None:
-        source = await Source.get(id=ident)
+    async def _source(self, source: Source) -> None:
+        """Erase a source; one that has moved on meanwhile is found again by the next piece."""
         work = self.units.open(CONSUMER)
         if source.state != "deleted":
             delete_source(work, source)
@@ -235,11 +234,11 @@ def _blank_delivery(work: UnitOfWork, delivery: Delivery) -> None:
 
 def _forget_lines(idents: list[str]) -> Callable[[Connection], Any]:
     """Give the step that leaves of timelines what happened when, and nothing that was said."""
-    marks = ", ".join("?" * len(idents))
 
     async def write(connection: Connection) -> None:
         await connection.execute(
-            f"UPDATE timeline SET detail = '', data = '{{}}' WHERE object_id IN ({marks})",  # noqa: S608
+            "UPDATE timeline SET detail = '', data = '{}' "  # noqa: S608 - marks only
+            f"WHERE object_id IN ({marks(idents)})",
             idents,
         )
 

@@ -13,7 +13,8 @@ from limner.core.logs import get_logger
 from limner.core.unit import Commit
 from limner.storage.sql.changes import Statement
 from limner.storage.sql.committer import Verdict
-from limner.storage.sql.database import Connection, Database
+from limner.storage.sql.connection import Connection
+from limner.storage.sql.database import Database
 from limner.storage.sql.groups import check, mergeable, rows_touched
 from limner.storage.sql.statements import UnitWriter
 

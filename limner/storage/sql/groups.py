@@ -24,7 +24,7 @@ from limner.storage.sql.changes import (
     line_row,
     quoted,
 )
-from limner.storage.sql.database import NOW, Connection
+from limner.storage.sql.connection import NOW, Connection
 from limner.storage.sql.timeline import TimelineLine
 
 ROWS_PER_STATEMENT = 200

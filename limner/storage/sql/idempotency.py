@@ -7,7 +7,6 @@ which is part of the unit that makes the object.
 """
 
 from dataclasses import dataclass
-from datetime import datetime
 
 from tortoise import fields
 from tortoise.models import Model
@@ -15,7 +14,8 @@ from tortoise.models import Model
 from limner.core.errors import Stale
 from limner.core.unit import Step
 from limner.storage.sql.aggregate import ID_LENGTH
-from limner.storage.sql.database import NOW, Connection, Database, FromNow
+from limner.storage.sql.connection import NOW, Connection, FromNow
+from limner.storage.sql.database import Database
 
 LEASE_S = 60.0
 LOOKS = 3
@@ -61,14 +61,12 @@ class Run:
 class Earlier:
     """A request of the same key that came before.
 
-    ``status`` and ``sealed`` are None while it runs; then ``wait_s`` is how long its lease lasts
-    if it is not renewed.
+    ``status`` and ``sealed`` are None while it runs.
     """
 
     fingerprint: str
     status: int | None
     sealed: bytes | None
-    wait_s: float
 
 
 async def claim(database: Database, asked: Asked) -> Run | Earlier:
@@ -89,7 +87,7 @@ async def claim(database: Database, asked: Asked) -> Run | Earlier:
         if fresh:
             return Run(asked.id, 1)
         rows = await writer.query(
-            "SELECT fingerprint, token, status, answer_sealed, lease_until, ? AS now "
+            "SELECT fingerprint, token, status, answer_sealed, lease_until > ? AS held "
             "FROM idempotent_requests WHERE id = ?",
             [NOW, asked.id],
         )
@@ -97,18 +95,14 @@ async def claim(database: Database, asked: Asked) -> Run | Earlier:
             # Its run failed between the two statements, or its day was over.
             continue
         row = rows[0]
-        left = datetime.fromisoformat(row["lease_until"]) - datetime.fromisoformat(row["now"])
-        earlier = Earlier(
-            row["fingerprint"], row["status"], row["answer_sealed"], left.total_seconds()
-        )
-        if earlier.status is not None or earlier.fingerprint != asked.fingerprint:
-            return earlier
-        if earlier.wait_s > 0:
+        earlier = Earlier(row["fingerprint"], row["status"], row["answer_sealed"])
+        is_other = earlier.fingerprint != asked.fingerprint
+        if earlier.status is not None or is_other or row["held"]:
             return earlier
         token = int(row["token"])
         if await _take_over(writer, Run(asked.id, token)):
             return Run(asked.id, token + 1)
-    return earlier or Earlier(asked.fingerprint, None, None, 0.0)
+    return earlier or Earlier(asked.fingerprint, None, None)
 
 
 async def _take_over(writer: Connection, dead: Run) -> bool:

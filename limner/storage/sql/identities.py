@@ -11,7 +11,8 @@ from limner.core.ids import new_id
 from limner.core.unit import UnitOfWork
 from limner.storage.sql.accounts import User, digest
 from limner.storage.sql.aggregate import ID_LENGTH
-from limner.storage.sql.database import Connection
+from limner.storage.sql.changes import must_change
+from limner.storage.sql.connection import Connection
 from limner.storage.sql.notifications import notify
 
 AUTHORIZATION_LIFE_S = 600
@@ -94,17 +95,14 @@ async def find_authorization(
 
 def spend_authorization(work: UnitOfWork, row: Authorization) -> None:
     """Use a sign-in under way up; of two at the same time the second drops its unit."""
-
-    async def write(connection: Connection) -> None:
-        spent = await connection.execute(
+    work.step(
+        must_change(
             "UPDATE authorizations SET used_at = ? WHERE id = ? AND used_at IS NULL AND "
             "expires_at > ?",
             [work.now, row.id, work.now],
+            stale="the sign-in was used before",
         )
-        if not spent:
-            raise Stale("the sign-in was used before")
-
-    work.step(write)
+    )
 
 
 async def find_identity(issuer: str, subject: str) -> Identity | None:
@@ -160,7 +158,7 @@ def use_identity(work: UnitOfWork, row: Identity, email: str) -> None:
 async def is_last_way(user: User, row: Identity) -> bool:
     """Whether the account could not sign in any more without this identity."""
     others = await Identity.filter(user_id=user.id).exclude(id=row.id).exists()
-    return user.password_hash is None and not others
+    return not user.has_password and not others
 
 
 def unlink_identity(work: UnitOfWork, user: User, row: Identity) -> None:
@@ -170,13 +168,13 @@ def unlink_identity(work: UnitOfWork, user: User, row: Identity) -> None:
     change the account both, so that one of the units is dropped and asks again.
     """
     work.change(user, guard={"version": user.version})
-
-    async def write(connection: Connection) -> None:
-        removed = await connection.execute("DELETE FROM identities WHERE id = ?", [row.id])
-        if not removed:
-            raise Stale("the identity was unlinked before")
-
-    work.step(write)
+    work.step(
+        must_change(
+            "DELETE FROM identities WHERE id = ?",
+            [row.id],
+            stale="the identity was unlinked before",
+        )
+    )
     data: Mapping[str, str] = {"user": user.id, "provider": row.provider}
     work.audit("identity.unlinked", subject=row.id, data=data)
     notify(work, user.id, "identity.unlinked", subject=row.id, data={"provider": row.provider})

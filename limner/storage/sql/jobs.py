@@ -98,6 +98,17 @@ def create_job(
     return job
 
 
+def stop_job(work: UnitOfWork, job: Job, detail: str, **changes: Any) -> None:
+    """End a job in ``work`` while it waits, or ask its worker to stop it at its next step.
+
+    ``changes`` are of other columns, of a job that ends.
+    """
+    if job.state == QUEUED:
+        work.move(job, expected=QUEUED, to=CANCELLED, detail=detail, **changes)
+    else:
+        work.change(job, guard={"state": RUNNING}, cancel_requested=True)
+
+
 async def queue_position(database: Database, job: Job) -> int:
     """Give the place of a queued job, stored or not yet, in the order of claims, from 1.
 

@@ -8,7 +8,7 @@ from tortoise.models import Model
 
 from limner.core.unit import Step
 from limner.storage.sql.aggregate import column_value
-from limner.storage.sql.database import Connection
+from limner.storage.sql.connection import Connection
 
 
 class LanguageAnswer(Model):

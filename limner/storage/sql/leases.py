@@ -12,7 +12,8 @@ from limner.core.errors import EngineUnavailable, LeaseLost
 from limner.core.failpoints import declare, step
 from limner.core.logs import get_logger
 from limner.storage.sql.aggregate import Leased
-from limner.storage.sql.database import NOW, Database, FromNow
+from limner.storage.sql.connection import NOW, FromNow, marks
+from limner.storage.sql.database import Database
 
 RENEW = declare("lease.renew")
 LEASE_S = 15.0
@@ -92,10 +93,9 @@ class Leases:
 
     async def expired(self, model: type[Leased], states: tuple[str, ...]) -> list[str]:
         """Give the ids of rows in one of ``states`` whose lease has ended, oldest first."""
-        marks = ", ".join("?" * len(states))
         rows = await self._database.read().query(
             f"SELECT id FROM {model._meta.db_table} WHERE lease_until <= ? "  # noqa: S608
-            f"AND state IN ({marks}) ORDER BY lease_until LIMIT 200",
+            f"AND state IN ({marks(states)}) ORDER BY lease_until LIMIT 200",
             [NOW, *states],
         )
         return [str(row["id"]) for row in rows]

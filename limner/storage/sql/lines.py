@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from limner.storage.sql.database import Connection, FromNow
+from limner.storage.sql.connection import Connection, FromNow, marks
 
 LINES_PER_READ = 1000
 DONE = "done"
+STATUS = "status"
 SETTLE_S = 60.0
 """Longer than a statement may wait for a lock (innodb_lock_wait_timeout, 50 s)."""
 HISTORY_S = 86_400.0
@@ -97,17 +98,21 @@ async def lines_beyond(connection: Connection, wishes: Sequence[Wish]) -> tuple[
     return lines, is_whole
 
 
-async def all_lines(connection: Connection, ident: str) -> list[Line]:
-    """Give an object's whole timeline, read piece by piece.
+async def ending_of(connection: Connection, ident: str) -> tuple[int | None, int | None]:
+    """Give the numbers of an object's newest line and of the ``done`` that ends it, or None.
+
+    A ``done`` that a later change of state has overtaken ends nothing.
 
     Raises:
         EngineUnavailable: the database does not answer.
     """
-    lines, is_whole = await lines_beyond(connection, [Wish(ident, 0)])
-    while not is_whole:
-        more, is_whole = await lines_beyond(connection, [Wish(ident, lines[-1].n)])
-        lines += more
-    return lines
+    rows = await connection.query(
+        "SELECT MAX(n) AS newest, (SELECT CASE WHEN type = ? THEN n END FROM timeline "
+        "WHERE object_id = ? AND type IN (?, ?) ORDER BY n DESC LIMIT 1) AS done "
+        "FROM timeline WHERE object_id = ?",
+        [DONE, ident, STATUS, DONE, ident],
+    )
+    return rows[0]["newest"], rows[0]["done"]
 
 
 async def last_numbers(connection: Connection, idents: Sequence[str]) -> dict[str, int]:
@@ -118,7 +123,7 @@ async def last_numbers(connection: Connection, idents: Sequence[str]) -> dict[st
     """
     rows = await connection.query(
         "SELECT object_id, MAX(n) AS n FROM timeline "  # noqa: S608 - marks only
-        f"WHERE object_id IN ({_marks(idents)}) GROUP BY object_id",
+        f"WHERE object_id IN ({marks(idents)}) GROUP BY object_id",
         list(idents),
     )
     return {row["object_id"]: row["n"] for row in rows}
@@ -187,7 +192,7 @@ async def newest_of(
     """
     rows = await connection.query(
         "SELECT user_id, object_id, MAX(n) AS n, MAX(id) AS id FROM timeline "  # noqa: S608 - marks
-        f"WHERE user_id IN ({_marks(user_ids)}) AND id > ? GROUP BY user_id, object_id",
+        f"WHERE user_id IN ({marks(user_ids)}) AND id > ? GROUP BY user_id, object_id",
         [*user_ids, after],
     )
     found: dict[str, list[Newest]] = {}
@@ -203,7 +208,3 @@ def by_object(lines: Sequence[Line]) -> dict[str, list[Line]]:
     for line in lines:
         found.setdefault(line.object_id, []).append(line)
     return found
-
-
-def _marks(values: Sequence[str]) -> str:
-    return ", ".join("?" * len(values))

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
-from limner.storage.sql.database import Connection
+from limner.storage.sql.connection import Connection, marks
 from limner.storage.sql.reading import IDS_PER_QUERY
 
 # Each table's own rule; as ``key_lives`` and ``session_lives`` say it of rows.
@@ -58,6 +58,6 @@ async def _rows(
     wanted, found = sorted(idents), list[dict[str, Any]]()
     for start in range(0, len(wanted), IDS_PER_QUERY):
         part = wanted[start : start + IDS_PER_QUERY]
-        query = rule.format(", ".join("?" * len(part)))
+        query = rule.format(marks(part))
         found += await connection.query(query, [*times, *part])
     return found

@@ -9,7 +9,7 @@ from limner.core.errors import Stale
 from limner.core.message import Envelope
 from limner.core.unit import UnitOfWork
 from limner.storage.sql.aggregate import ID_LENGTH, STATE_LENGTH, TRACE_LENGTH
-from limner.storage.sql.database import NOW, Connection
+from limner.storage.sql.connection import NOW, Connection
 
 NAME_LENGTH = 255
 TOPIC_LENGTH = 64

@@ -11,7 +11,7 @@ from limner.core.ids import new_id
 from limner.core.message import Event
 from limner.core.unit import Step, UnitOfWork
 from limner.storage.sql.aggregate import ID_LENGTH
-from limner.storage.sql.database import Connection
+from limner.storage.sql.connection import Connection, marks
 
 CREATED = "notification.created"
 
@@ -86,7 +86,6 @@ def mark_read(user_id: str, idents: Sequence[str] | None, now: datetime) -> Step
         if idents is None:
             await connection.execute(sql, [now, user_id])
         elif idents:
-            marks = ", ".join("?" * len(idents))
-            await connection.execute(f"{sql} AND id IN ({marks})", [now, user_id, *idents])
+            await connection.execute(f"{sql} AND id IN ({marks(idents)})", [now, user_id, *idents])
 
     return write

@@ -19,7 +19,8 @@ from limner.core.failpoints import declare, step
 from limner.core.logs import get_logger
 from limner.core.message import Envelope
 from limner.core.metrics import Metrics
-from limner.storage.sql.database import NOW, Connection, Database, FromNow
+from limner.storage.sql.connection import NOW, Connection, FromNow, marks
+from limner.storage.sql.database import Database
 
 CLAIM = declare("outbox.claim")
 CLAIM_S = 30.0
@@ -109,9 +110,8 @@ class Outbox:
             while self._confirmed:
                 part = sorted(self._confirmed[:CLEAR_ROWS])
                 del self._confirmed[:CLEAR_ROWS]
-                marks = ", ".join("?" * len(part))
                 await self._database.write().execute(
-                    f"DELETE FROM outbox WHERE id IN ({marks})",  # noqa: S608
+                    f"DELETE FROM outbox WHERE id IN ({marks(part)})",  # noqa: S608
                     part,
                 )
         except (EngineUnavailable, Transient, OperationalError) as error:
@@ -126,9 +126,8 @@ class Outbox:
         async def move_on(connection: Connection) -> list[dict[str, Any]]:
             rows = await self._due(connection, limit)
             if rows:
-                marks = ", ".join("?" * len(rows))
                 await connection.execute(
-                    f"UPDATE outbox SET publish_after = ? WHERE id IN ({marks})",  # noqa: S608
+                    f"UPDATE outbox SET publish_after = ? WHERE id IN ({marks(rows)})",  # noqa: S608
                     [FromNow(CLAIM_S), *(row["id"] for row in rows)],
                 )
             return rows
@@ -163,9 +162,8 @@ class Outbox:
 
     async def _put_back(self, busy: list[str]) -> None:
         """Let rows be claimed again soon: the queue was full, and nobody holds them."""
-        marks = ", ".join("?" * len(busy))
         await self._database.write().execute(
-            f"UPDATE outbox SET publish_after = ? WHERE id IN ({marks})",  # noqa: S608
+            f"UPDATE outbox SET publish_after = ? WHERE id IN ({marks(busy)})",  # noqa: S608
             [FromNow(TICK_S), *sorted(busy)],
         )
 

@@ -1,8 +1,7 @@
 """Providers: who makes pictures and videos, and how requests and answers are mapped."""
 
 from collections.abc import Sequence
-from typing import ClassVar, TypeAlias
-from weakref import WeakKeyDictionary
+from typing import ClassVar
 
 from tortoise import fields
 
@@ -30,11 +29,6 @@ class Provider(Aggregate):
         table = "providers"
 
 
-Memory: TypeAlias = "Remembered[Provider | None]"
-
-_memories: WeakKeyDictionary[Database, Memory] = WeakKeyDictionary()
-
-
 async def provider_seen(database: Database, ident: str) -> Provider | None:
     """Give a provider as it is, or was some seconds ago if another process has changed it.
 
@@ -43,9 +37,7 @@ async def provider_seen(database: Database, ident: str) -> Provider | None:
     Raises:
         EngineUnavailable: the database does not answer.
     """
-    memory = _memories.get(database)
-    if memory is None:
-        memory = _memories[database] = database.memory()
+    memory: Remembered[Provider | None] = database.memory("providers")
 
     async def load() -> tuple[Provider | None, Sequence[str]]:
         return await Provider.found(ident), [ident]

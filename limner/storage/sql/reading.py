@@ -1,6 +1,6 @@
-"""Reads that many tables share: pages of rows newest first, rows by id, counts by state."""
+"""Reads that many tables share: pages of rows newest first, batches, counts by state."""
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -55,14 +55,6 @@ async def _oldest(rows: "QuerySet[M]", at: str) -> list[M]:
     except ValidationError:
         # A filter longer than its column: no row has such a value.
         return []
-
-
-async def by_ids(model: type[M], idents: Collection[str]) -> list[M]:
-    """Read rows by id, some hundred by one query; those that are not there are left out."""
-    wanted, found = sorted(idents), list[M]()
-    for start in range(0, len(wanted), IDS_PER_QUERY):
-        found += await model.filter(id__in=wanted[start : start + IDS_PER_QUERY])
-    return found
 
 
 async def counts_by_state(rows: "QuerySet[Any]") -> dict[str, int]:

@@ -10,12 +10,12 @@ import re
 from tortoise import fields
 from tortoise.models import Model
 
-from limner.core.errors import Stale
 from limner.core.ids import new_id
 from limner.core.unit import Step, UnitOfWork
 from limner.storage.sql.accounts import digest
 from limner.storage.sql.aggregate import ID_LENGTH
-from limner.storage.sql.database import Connection
+from limner.storage.sql.changes import must_change
+from limner.storage.sql.connection import Connection
 
 CODES = 10
 CODE_BYTES = 15
@@ -85,13 +85,10 @@ async def codes_left(user_id: str) -> int:
 
 def use_code(work: UnitOfWork, code: RecoveryCode) -> None:
     """Use a code up in ``work``; of two units that use the same one the second is dropped."""
-
-    async def write(connection: Connection) -> None:
-        used = await connection.execute(
+    work.step(
+        must_change(
             "UPDATE recovery_codes SET used_at = ? WHERE id = ? AND used_at IS NULL",
             [work.now, code.id],
+            stale="the recovery code was used before",
         )
-        if not used:
-            raise Stale("the recovery code was used before")
-
-    work.step(write)
+    )

@@ -41,12 +41,8 @@ class Loading(Generic[V]):
         if len(self._of_row) < CHANGES_LIMIT:
             self._of_row.setdefault(row, number)
         else:
-            self.change_all(number)
-
-    def change_all(self, number: int) -> None:
-        """Note that any row may have changed."""
-        self._first = self._first or number
-        self._of_any = self._of_any or number
+            # Any row may have changed.
+            self._of_any = self._of_any or number
 
     def end(self, rows: frozenset[str]) -> bool:
         """Whether the value, made of ``rows``, shows all changes.
@@ -144,11 +140,3 @@ class Remembered(Generic[V]):
             loading.change(row, self._changes)
         for key in tuple(self._keys_of.get(row, ())):
             self._drop(key)
-
-    def forget_all(self) -> None:
-        """Forget everything."""
-        self._changes += 1
-        for loading in self._loading.values():
-            loading.change_all(self._changes)
-        self._values.clear()
-        self._keys_of.clear()

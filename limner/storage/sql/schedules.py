@@ -9,7 +9,7 @@ from limner.core.errors import Conflict
 from limner.core.ids import derived_id
 from limner.core.unit import Units
 from limner.storage.sql.aggregate import ID_LENGTH, STATE_LENGTH
-from limner.storage.sql.database import Connection
+from limner.storage.sql.connection import Connection
 
 
 class Schedule(Model):

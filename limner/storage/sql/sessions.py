@@ -16,7 +16,7 @@ from limner.core.ids import uuid7_hex
 from limner.core.message import Event
 from limner.core.unit import UnitOfWork
 from limner.storage.sql.aggregate import ID_LENGTH
-from limner.storage.sql.database import Connection
+from limner.storage.sql.connection import Connection
 
 USE_NOTED_EVERY_S = 60.0
 PER_ACCOUNT = 1_000
@@ -70,7 +70,7 @@ def session_lives(session: Session, now: datetime) -> bool:
     return session.revoked_at is None and now < min(session.expires_at, session.idle_until)
 
 
-def living_sessions(user_id: str, now: datetime) -> "QuerySet[Session]":
+def living_sessions_of(user_id: str, now: datetime) -> "QuerySet[Session]":
     """Give the query for the sessions of an account that live."""
     return Session.filter(user_id=user_id, revoked_at=None, expires_at__gt=now, idle_until__gt=now)
 

@@ -16,7 +16,7 @@ from limner.core.sealing import Sealer
 from limner.core.unit import UnitOfWork
 from limner.storage.sql.aggregate import ID_LENGTH
 from limner.storage.sql.changes import Insert
-from limner.storage.sql.database import Connection
+from limner.storage.sql.connection import Connection
 
 PUBLISHED_AHEAD_S = 3600.0
 """Whoever keeps our key set for an hour at most has seen a key before anything is signed by it."""

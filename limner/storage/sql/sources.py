@@ -15,7 +15,7 @@ from limner.core.ids import derived_id
 from limner.core.message import Message
 from limner.core.unit import UnitOfWork
 from limner.storage.sql.aggregate import Leased, column_value
-from limner.storage.sql.database import Connection, FromNow
+from limner.storage.sql.connection import Connection, FromNow
 from limner.storage.sql.schedules import Schedule
 
 JITTER = 0.1

@@ -14,7 +14,7 @@ from limner.core.message import OWN_APP_ID, Envelope, announced
 from limner.core.unit import Again, Dead
 from limner.storage.sql.aggregate import STATE_LENGTH
 from limner.storage.sql.changes import ROWS_PER_INSERT, Insert, Statement
-from limner.storage.sql.database import NOW, Connection, FromNow
+from limner.storage.sql.connection import NOW, Connection, FromNow
 from limner.storage.sql.groups import Plan
 from limner.storage.sql.messaging import NAME_LENGTH, DeadLetter
 

@@ -3,17 +3,17 @@
 An address that was erased stays suppressed by its hash alone.
 """
 
-import hashlib
 from datetime import datetime
 
 from tortoise import fields
 from tortoise.models import Model
 
-from limner.core.errors import Stale
 from limner.core.ids import new_id
 from limner.core.unit import Step
+from limner.storage.sql.accounts import digest
 from limner.storage.sql.aggregate import ID_LENGTH
-from limner.storage.sql.database import Connection
+from limner.storage.sql.changes import must_change
+from limner.storage.sql.connection import Connection
 
 HASHED = "sha256:"
 
@@ -32,8 +32,7 @@ class Suppression(Model):
 
 def hashed(address: str) -> str:
     """Give what stands for an address that was erased: ``sha256:`` and 64 hex digits."""
-    plain = address.lower().encode(errors="replace")
-    return f"{HASHED}{hashlib.sha256(plain).hexdigest()}"
+    return f"{HASHED}{digest(address.lower())}"
 
 
 async def suppression_of(address: str) -> Suppression | None:
@@ -82,10 +81,8 @@ def forget_address(address: str) -> Step:
 
 def remove(row: Suppression) -> Step:
     """Give the step that takes a suppression back."""
-
-    async def write(connection: Connection) -> None:
-        gone = await connection.execute("DELETE FROM suppressions WHERE id = ?", [row.id])
-        if not gone:
-            raise Stale("the suppression was removed before")
-
-    return write
+    return must_change(
+        "DELETE FROM suppressions WHERE id = ?",
+        [row.id],
+        stale="the suppression was removed before",
+    )

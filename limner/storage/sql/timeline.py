@@ -6,7 +6,7 @@ from tortoise import fields
 from tortoise.models import Model
 
 from limner.storage.sql.aggregate import ID_LENGTH, STATE_LENGTH, Aggregate
-from limner.storage.sql.database import Connection
+from limner.storage.sql.connection import Connection, marks
 
 LINES_PER_DELETE = 1_000
 
@@ -46,12 +46,11 @@ async def forget_lines(connection: Connection, model: type[Aggregate], before: d
         EngineUnavailable: the database does not answer.
     """
     ended, table, total = sorted(model.ended_states()), model._meta.db_table, 0
-    marks = ", ".join("?" * len(ended))
     while True:
         removed = await connection.execute(
             "DELETE FROM timeline WHERE id IN (SELECT id FROM (SELECT line.id FROM timeline line "  # noqa: S608
             f"JOIN {table} owner ON owner.id = line.object_id WHERE line.at < ? "
-            f"AND owner.updated_at < ? AND owner.state IN ({marks}) "
+            f"AND owner.updated_at < ? AND owner.state IN ({marks(ended)}) "
             f"LIMIT {LINES_PER_DELETE}) AS old)",
             [before, before, *ended],
         )

@@ -21,7 +21,7 @@ from limner.core.tunables import Tunables
 from limner.core.unit import Step, UnitOfWork
 from limner.storage.sql.aggregate import ID_LENGTH
 from limner.storage.sql.changes import Insert
-from limner.storage.sql.database import Connection
+from limner.storage.sql.connection import Connection
 from limner.storage.sql.remembered import LIFE_S, Remembered
 
 FRESH_S = LIFE_S

@@ -32,7 +32,8 @@ from limner.storage.sql.changes import (
     lines_for,
 )
 from limner.storage.sql.committer import Committer
-from limner.storage.sql.database import Connection, Database
+from limner.storage.sql.connection import Connection
+from limner.storage.sql.database import Database
 from limner.storage.sql.group_writer import GroupWriter
 from limner.storage.sql.notifications import notify
 from limner.storage.sql.statements import UnitWriter

@@ -7,7 +7,8 @@ from limner.core.errors import LastAdmin
 from limner.core.message import Message
 from limner.core.unit import UnitOfWork
 from limner.storage.sql.accounts import ADMIN, OWNER_ID, ApiKey, User, new_user
-from limner.storage.sql.database import Connection
+from limner.storage.sql.connection import Connection
+from limner.storage.sql.notifications import notify
 from limner.storage.sql.sessions import revoke_sessions
 
 TOMBSTONE: dict[str, Any] = {
@@ -100,6 +101,25 @@ def keep_an_admin(work: UnitOfWork, user: User) -> None:
     work.step(check)
 
 
+def change_role(work: UnitOfWork, user: User, role: str) -> None:
+    """Give an account another role in ``work`` and tell its owner; at the commit, if ever.
+
+    ``Commit.STALE`` if its role or state is another one by then.
+
+    Raises:
+        LastAdmin: at the commit.
+    """
+    if role != ADMIN:
+        keep_an_admin(work, user)
+    work.change(user, guard={"role": user.role, "state": user.state}, role=role)
+    tell_of_role(work, user, role)
+
+
+def tell_of_role(work: UnitOfWork, user: User, role: str) -> None:
+    """Tell the owner of an account, which changes in ``work``, of their new role."""
+    notify(work, user.id, "user.role_changed", data={"role": role})
+
+
 async def delete_user(work: UnitOfWork, user: User, rest: Message, *, because: str) -> None:
     """Turn an account into a tombstone in ``work``: whoever it was is gone at the commit.
 
@@ -111,8 +131,9 @@ async def delete_user(work: UnitOfWork, user: User, rest: Message, *, because: s
     """
     keep_an_admin(work, user)
     keys = await ApiKey.filter(user_id=user.id, revoked_at=None).values_list("id", flat=True)
-    revoke_sessions(work, user.id, because=because)
+    # The account first: who signs in meanwhile locks it too, before it begins a session.
     work.move(user, expected=("active", "disabled"), to="deleted", **TOMBSTONE)
+    revoke_sessions(work, user.id, because=because)
 
     async def clear(connection: Connection) -> None:
         for sql in OWNED:

@@ -1,6 +1,7 @@
 """The processes that make portraits: bounded, looked at, ended, and never too many."""
 
 import asyncio
+import contextlib
 import importlib.util
 import io
 import json
@@ -58,15 +59,22 @@ OTHERS: set[psutil.Process] = set()
 
 
 def children() -> set[psutil.Process]:
-    """Give the processes that this test has started."""
-    return set(psutil.Process().children(recursive=True)) - OTHERS
+    """Give the processes that this test has started, and those that they have started.
+
+    What the others start meanwhile is none of this test's: only its own are descended from.
+    """
+    found = set(psutil.Process().children()) - OTHERS
+    for child in list(found):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.update(child.children(recursive=True))
+    return found
 
 
 @pytest.fixture(autouse=True)
 async def nobody_left() -> AsyncIterator[None]:
     """Look that no process is left, neither running nor waiting to be reaped."""
     OTHERS.clear()
-    OTHERS.update(children())
+    OTHERS.update(psutil.Process().children())
     yield
     await until(lambda: not children())
 
@@ -221,12 +229,19 @@ def test_the_program_is_where_it_is_looked_for() -> None:
 
 async def test_who_hangs_is_killed_with_all_it_has_started() -> None:
     code = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {HANG!r}])\n" + HANG
-    making = asyncio.create_task(Portraits(program(code), limit_s=5.0).make(picture()))
+    # Long enough that it is the cancelling that ends it, however busy the machine is.
+    making = asyncio.create_task(Portraits(program(code), limit_s=60.0).make(picture()))
     await until(lambda: len(children()) >= 2)
     started = children()
-    with pytest.raises(TimedOut):
+    making.cancel()
+    with pytest.raises(asyncio.CancelledError):
         await making
     await until(lambda: not any(one.is_running() for one in started))
+
+
+async def test_who_takes_too_long_is_killed() -> None:
+    with pytest.raises(TimedOut):
+        await Portraits(program(HANG), limit_s=0.2).make(picture())
 
 
 async def test_who_gives_up_waiting_leaves_no_process() -> None:

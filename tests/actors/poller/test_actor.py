@@ -14,7 +14,8 @@ from limner.core.clock import HeldClock
 from limner.core.outgoing import Outgoing
 from limner.storage.sql.changes import Insert
 from limner.storage.sql.comments import Comment
-from limner.storage.sql.database import Connection, Database
+from limner.storage.sql.connection import Connection
+from limner.storage.sql.database import Database
 from limner.storage.sql.messaging import OutboxRow
 from limner.storage.sql.sources import Source, create_source
 from tests.fakes.feed import Asked, Failure, Feed, Said, some

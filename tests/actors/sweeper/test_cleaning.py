@@ -95,8 +95,9 @@ async def test_rows_go_when_they_have_served_their_time(
         )
         await stage.keep(*_of_the_front(name, number, ago(ports, days - 13)))
     await clean(stage)
-    for table in (ActionLink, Authorization, Session, RefreshToken, IdempotentRequest):
+    for table in (ActionLink, Authorization, RefreshToken, IdempotentRequest):
         assert {row.id for row in await table.all()} == {"13.9"}, table
+    assert {row.id for row in await Session.all()} == {"13.9", "13.9_revoked"}
     assert {row.id for row in await Notification.all()} == {"13.9"}
     assert {row.id for row in await InboxRow.filter(consumer="mailer")} == {"13.9"}
     assert {row.id for row in await ScheduleRun.all()} == {"13.9"}
@@ -119,6 +120,13 @@ def _of_the_front(name: str, number: int, at: datetime) -> list[Any]:
             expires_at=at,
         ),
         Session(**ends, kind=Session.WEB, last_seen_at=at, idle_until=at),
+        Session(
+            **{**ends, "id": f"{name}_revoked", "expires_at": at + timedelta(days=30)},
+            kind=Session.WEB,
+            last_seen_at=at,
+            idle_until=at + timedelta(days=14),
+            revoked_at=at,
+        ),
         RefreshToken(**ends, session_id=name, sha256=f"{number}"),
         IdempotentRequest(**user, fingerprint="x", lease_until=at),
         Notification(**{**user, "created_at": at - timedelta(days=89)}, kind="x"),

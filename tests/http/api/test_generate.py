@@ -23,7 +23,7 @@ from limner.storage.sql.jobs import Job
 from limner.storage.sql.messaging import OutboxRow
 from limner.storage.sql.timeline import lines_after
 from tests.contracts.engines import eventually
-from tests.fakes.front import Stage, problem, staged, until
+from tests.fakes.front import PATIENCE_S, Stage, problem, staged, until
 from tests.fakes.nasty_strings import NASTY_STRINGS
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"x" * 100
@@ -502,7 +502,7 @@ async def test_the_end_can_be_waited_for_when_asking_and_a_repetition_gets_the_f
         work = stage.work()
         work.move(job, expected=before, to=after)
         await stage.front.units.commit(work)
-    answer = await asyncio.wait_for(asking, 5)
+    answer = await asyncio.wait_for(asking, PATIENCE_S)
     assert (answer.status, (await answer.json())["state"]) == (202, "succeeded")
     assert answer.headers["Preference-Applied"] == "wait=30"
     assert answer.headers["Location"].endswith(job.id)

@@ -13,15 +13,12 @@ from aiohttp.test_utils import TestClient
 from PIL import Image
 
 from limner.actors.generator.actor import build
-from limner.actors.ports import Ports
 from limner.core.actor import ActorLoop
 from limner.core.clock import HeldClock
-from limner.core.llm import ChatModel
-from limner.http.ports import Front
 from limner.storage.sql.jobs import Job
-from limner.storage.sql.leases import Leases
 from tests.contracts.engines import eventually
 from tests.fakes.front import Stage, staged
+from tests.fakes.ports import ports_of
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -40,29 +37,6 @@ async def stage(migrated_file: Path, tmp_path: Path, clock: HeldClock) -> AsyncI
 @pytest.fixture
 async def client(stage: Stage) -> Client:
     return await stage.client(await stage.key("generate:read", "generate:write"))
-
-
-def ports_of(front: Front) -> Ports:
-    """Give an actor the adapters of a front, as one process has them."""
-    return Ports(
-        settings=front.settings,
-        clock=front.clock,
-        database=front.database,
-        units=front.units,
-        outbox=front.outbox,
-        leases=Leases(front.database),
-        broker=front.broker,
-        objects=front.objects,
-        cache=front.cache,
-        outgoing=front.outgoing,
-        llm=ChatModel("", "", "", front.outgoing),
-        signer=front.signer,
-        sealer=front.sealer,
-        tunables=front.tunables,
-        secrets=front.secrets,
-        metrics=front.metrics,
-        worker_id="test:1",
-    )
 
 
 @asynccontextmanager

@@ -108,7 +108,7 @@ async def test_a_stream_is_for_whom_account_and_credential_still_live(
         everybody = set(found.values())
         assert len(everybody) == 3
         assert [found[name].by_cookie for name in found] == [False, True, False]
-        assert [found[name].is_person for name in found] == [False, True, True]
+        assert [found[name].session is not None for name in found] == [False, True, True]
         assert await still_valid(stage.front, everybody) == everybody
         # As another process does it: what is remembered here does not count for streams.
         session = found["cookie"].session

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from limner.http.auth.oauth import Offer, offered
 from limner.storage.sql.accounts import User
 from limner.storage.sql.identities import Authorization, Identity
 from limner.storage.sql.sessions import Session
+from tests.fakes import sign_ins
 from tests.fakes.front import Stage, problem, staged
-from tests.fakes.issuer import CLIENT_ID, CLIENT_SECRET, Issuer, encoded, issuing
+from tests.fakes.issuer import CLIENT_ID, CLIENT_SECRET, Issuer, encoded
 from tests.fakes.sign_ins import (
     HTML,
     Browser,
@@ -28,19 +29,7 @@ from tests.fakes.sign_ins import (
     settings_for,
 )
 
-
-@pytest.fixture
-async def issuer(clock: HeldClock) -> AsyncIterator[Issuer]:
-    async with issuing(clock) as serving:
-        yield serving
-
-
-@pytest.fixture
-async def stage(
-    migrated_file: Path, tmp_path: Path, clock: HeldClock, issuer: Issuer
-) -> AsyncIterator[Stage]:
-    async with staged(migrated_file, tmp_path, clock, oauth=settings_for(issuer)) as opened:
-        yield opened
+issuer, stage = sign_ins.issuer, sign_ins.oauth_stage
 
 
 async def test_the_way_there_and_back_makes_an_account_and_signs_it_in(

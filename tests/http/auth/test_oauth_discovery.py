@@ -13,15 +13,12 @@ from limner.core.settings import OAuthSettings
 from limner.http.auth.oauth_calls import trusted_url
 from limner.http.auth.oauth_discovery import discovery_of, fitting, read_keys
 from limner.storage.sql.identities import Authorization
+from tests.fakes import sign_ins
 from tests.fakes.front import Stage, problem, staged
-from tests.fakes.issuer import CLIENT_ID, Issuer, issuing
+from tests.fakes.issuer import CLIENT_ID, Issuer
 from tests.fakes.sign_ins import browser
 
-
-@pytest.fixture
-async def issuer(clock: HeldClock) -> AsyncIterator[Issuer]:
-    async with issuing(clock) as serving:
-        yield serving
+issuer = sign_ins.issuer
 
 
 @pytest.fixture

@@ -4,33 +4,19 @@ import base64
 import hashlib
 import hmac
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
-from limner.core.clock import HeldClock
 from limner.http.auth.oauth_id_token import half_hash
 from limner.storage.sql.accounts import User
-from tests.fakes.front import Stage, problem, staged
-from tests.fakes.issuer import CLIENT_ID, Issuer, encoded, issuing, key_pair
-from tests.fakes.sign_ins import assert_nobody, browser, changed, settings_for
+from tests.fakes import sign_ins
+from tests.fakes.front import Stage, problem
+from tests.fakes.issuer import CLIENT_ID, Issuer, encoded, key_pair
+from tests.fakes.sign_ins import assert_nobody, browser, changed
 
-
-@pytest.fixture
-async def issuer(clock: HeldClock) -> AsyncIterator[Issuer]:
-    async with issuing(clock) as serving:
-        yield serving
-
-
-@pytest.fixture
-async def stage(
-    migrated_file: Path, tmp_path: Path, clock: HeldClock, issuer: Issuer
-) -> AsyncIterator[Stage]:
-    async with staged(migrated_file, tmp_path, clock, oauth=settings_for(issuer)) as opened:
-        yield opened
+issuer, stage = sign_ins.issuer, sign_ins.oauth_stage
 
 
 def without_signature(token: str) -> str:

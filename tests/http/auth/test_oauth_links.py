@@ -1,60 +1,23 @@
 """Linking an identity by intent, unlinking it, and never the last way to sign in."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient
 
-from limner.core.clock import HeldClock
 from limner.core.ids import new_id
 from limner.http.auth import csrf
 from limner.storage.sql.accounts import User
 from limner.storage.sql.audit import AuditLine
 from limner.storage.sql.identities import Authorization, Identity
 from limner.storage.sql.notifications import Notification
-from tests.fakes.front import Stage, problem, staged
-from tests.fakes.issuer import CLIENT_ID, CLIENT_SECRET, Issuer, issuing
-from tests.fakes.sign_ins import HTML, Browser, browser
+from tests.fakes import sign_ins
+from tests.fakes.front import Stage, code_of
+from tests.fakes.issuer import Issuer
+from tests.fakes.sign_ins import HTML, Browser, browser, linking, user_with
 
-
-@pytest.fixture
-async def issuer(clock: HeldClock) -> AsyncIterator[Issuer]:
-    async with issuing(clock) as serving:
-        yield serving
-
-
-@pytest.fixture
-async def stage(
-    migrated_file: Path, tmp_path: Path, clock: HeldClock, issuer: Issuer
-) -> AsyncIterator[Stage]:
-    given = {
-        "oidc_issuer": issuer.url,
-        "oidc_name": "Example",
-        "oidc_client_id": CLIENT_ID,
-        "oidc_client_secret": CLIENT_SECRET,
-    }
-    async with staged(migrated_file, tmp_path, clock, oauth=given) as opened:
-        yield opened
-
-
-async def user_with(stage: Stage, email: str, **fields: Any) -> User:
-    ident = new_id("user")
-    user = User(**{"id": ident, "user_id": ident, "state": "active", "email": email, **fields})
-    await stage.add(user)
-    return user
-
-
-async def linking(stage: Stage, issuer: Issuer, user: User | None = None) -> Browser:
-    """Give a browser that is signed in by a link."""
-    return Browser(stage, issuer, await stage.signed_in(user))
-
-
-async def code_of(answer: Any, status: int) -> str:
-    assert answer.status == status, await answer.text()
-    return str((await problem(answer))["code"])
+issuer, stage = sign_ins.issuer, sign_ins.oauth_stage
 
 
 async def test_who_is_signed_in_links_an_identity_and_signs_in_by_it(

@@ -9,12 +9,11 @@ import pytest
 
 from limner.core.clock import HeldClock
 from limner.core.unit import Commit
-from limner.http.auth.sessions import end_sessions
 from limner.storage.sql import sessions as stored
 from limner.storage.sql.accounts import SignInLink, User, digest, ensure_owner
 from limner.storage.sql.audit import AuditLine
 from limner.storage.sql.remembered import LIFE_S
-from limner.storage.sql.sessions import RefreshToken, Session
+from limner.storage.sql.sessions import RefreshToken, Session, revoke_sessions
 from tests.fakes.front import Stage, problem, staged
 
 HTML = {"Accept": "text/html"}
@@ -299,7 +298,7 @@ async def test_all_sessions_but_one_can_be_ended_and_keys_stay(stage: Stage) -> 
         assert (await client.get("/api/tasks")).status == 200
     session = await Session.get(sha256=digest(cookie_of(kept)))
     work = stage.work()
-    end_sessions(work, stage.owner.id, but=session.id, because="password_changed")
+    revoke_sessions(work, stage.owner.id, but=session.id, because="password_changed")
     await stage.front.units.commit(work)
     found = [(await one.get("/api/tasks")).status for one in (kept, gone, program, foreign, admin)]
     assert found == [200, 401, 401, 200, 200]
@@ -317,7 +316,7 @@ async def test_what_one_process_ends_the_other_refuses_within_seconds(stage: Sta
     for client in (browser, program, stolen, copied):
         assert (await client.get("/api/tasks")).status == 200
     work = stage.work()
-    end_sessions(work, stage.owner.id, because="test")
+    revoke_sessions(work, stage.owner.id, because="test")
     await stage.front.units.commit(work)
     for client in (browser, program):
         assert (await client.get("/api/tasks")).status == 401, "here at once"

@@ -15,13 +15,13 @@ from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient, make_mocked_request
 
 from limner.core.clock import HeldClock
-from limner.core.errors import Busy
+from limner.core.errors import Busy, Unauthenticated
 from limner.core.ids import new_id
 from limner.http.auth import passwords
 from limner.http.auth.callers import Caller
 from limner.http.auth.passwords import hash_password
 from limner.http.auth.second_factor import sealed_name
-from limner.http.auth.sign_in import second_step
+from limner.http.auth.sign_in import right_password, second_step
 from limner.http.call import Call
 from limner.storage.sql.accounts import User
 from tests.fakes.front import Stage, problem, staged
@@ -149,6 +149,23 @@ async def test_an_account_without_a_second_factor_needs_no_second_step(stage: St
     request = make_mocked_request("POST", "/", app=stage.server.app)
     call = Call(request, stage.front, Caller())
     assert await second_step(call, user, "") is user
+    assert await second_step(call, user) is user
+
+
+async def test_the_right_password_alone_asks_for_no_code_and_wrong_ones_read_the_same(
+    stage: Stage,
+) -> None:
+    sealed = stage.front.sealer.seal("totp:x", b"A")
+    user = await account(stage, totp_sealed=sealed, totp_enabled_at=stage.clock.now())
+    call = Call(make_mocked_request("POST", "/", app=stage.server.app), stage.front, Caller())
+    assert (await right_password(call, ANNA, GOOD)).id == user.id
+    with pytest.raises(Unauthenticated) as caught:
+        await second_step(call, user)
+    assert caught.value.code == "totp_required"
+    for email, password in ((ANNA, "wrong"), ("nobody@example.org", GOOD)):
+        with pytest.raises(Unauthenticated) as caught:
+            await right_password(call, email, password)
+        assert caught.value.code == "invalid_credentials"
 
 
 async def test_a_hash_of_another_system_is_replaced_at_the_first_sign_in(stage: Stage) -> None:
@@ -163,6 +180,29 @@ async def test_a_hash_of_another_system_is_replaced_at_the_first_sign_in(stage: 
     assert stored is not None
     assert stored.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
     assert (await log_in(client)).status == 200
+
+
+async def test_a_password_that_is_changed_while_its_hash_is_replaced_opens_nothing(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = bcrypt.hashpw(GOOD.encode(), bcrypt.gensalt(4)).decode()
+    user = await account(stage, password_hash=old)
+    changed = await hash_password("another horse entirely")
+    verify, seen = passwords.verify, []
+
+    async def overtaken(stored: str | None, password: str) -> passwords.Verdict:
+        verdict = await verify(stored, password)
+        seen.append(verdict.ok)
+        if len(seen) == 1:
+            work = stage.work()
+            work.change(user, password_hash=changed)
+            await stage.front.units.commit(work)
+        return verdict
+
+    monkeypatch.setattr(passwords, "verify", overtaken)
+    assert await code(await log_in(await stage.client())) == (401, "invalid_credentials")
+    assert seen == [True, False]
+    assert (await User.get(id=user.id)).password_hash == changed
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,15 @@ import json
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from limner.core.clock import HeldClock
 from limner.core.ids import new_id
 from limner.core.settings import OAuthSettings
+from limner.http.auth.fields import Language
+from limner.http.pages.account import LANGUAGES
 from limner.http.pages.account_keys import WORDS
 from limner.http.pages.notices import WORDS as NOTICES
 from limner.storage.sql.accounts import SCOPES, ApiKey, User
@@ -84,7 +87,8 @@ async def test_the_owner_without_an_address_sees_all_pages_too(stage: Stage) -> 
     begun = await owner.send(SECURITY, FACTOR)
     assert "Type the code that it shows." in begun.text
     token = begun.sheet("/logout").fields
-    assert (await owner.post(f"{SECURITY}/password-link", token)).status == 409
+    refused = await owner.post(f"{SECURITY}/password-link", token)
+    assert (refused.status, "This account has no address." in refused.text) == (409, True)
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -313,6 +317,55 @@ async def test_the_last_admin_cannot_go(stage: Stage) -> None:
 async def test_a_script_gets_problems_from_the_same_paths(anna: Visitor) -> None:
     found = await problem(await anna.client.post("/account/keys", json={}))
     assert found["code"] == "csrf"
+
+
+async def test_the_notifications_page_counts_the_unread_once(
+    stage: Stage, anna: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = stage.work()
+    notify(work, (await mine()).id, "key.created")
+    await stage.front.units.commit(work)
+
+    async def counted_again(_: str) -> int:
+        raise AssertionError("the list has the number already")
+
+    monkeypatch.setattr("limner.http.pages.rendering.unread_count", counted_again)
+    paper = await anna.open("/account/notifications")
+    assert "Notifications 1 unread" in paper.text
+    assert 'class="count"' in paper.source
+
+
+async def test_each_kind_is_offered_who_makes_it(stage: Stage, anna: Visitor) -> None:
+    for name, media, state in (
+        ("both-ways", "both", "active"),
+        ("films", "video", "active"),
+        ("gone", "both", "deleted"),
+        ("stills", "image", "active"),
+    ):
+        await stage.add(
+            Provider(
+                id=new_id("provider"),
+                state=state,
+                user_id=stage.owner.id,
+                name=name,
+                media=media,
+                config={},
+            )
+        )
+    source = (await anna.open("/account")).source
+    offered = {
+        kind: re.findall(r'<option value="([^"]*)"', select)
+        for kind, select in re.findall(r'name="(image|video)_provider"(.*?)</select>', source, re.S)
+    }
+    assert offered == {
+        "image": ["", "local", "both-ways", "stills"],
+        "video": ["", "local", "both-ways", "films"],
+    }
+
+
+def test_every_language_of_an_account_can_be_chosen() -> None:
+    assert [code for code, _ in LANGUAGES] == ["en", "de", "ru", "zh"]
+    assert {code for code, _ in LANGUAGES} == set(get_args(Language))
 
 
 def test_every_scope_has_words() -> None:

@@ -10,6 +10,7 @@ import pytest
 from limner.core.clock import HeldClock
 from limner.core.ids import new_id
 from limner.core.settings import OAuthSettings
+from limner.http.auth.confirmation import RECENT_S
 from limner.storage.sql.accounts import User
 from limner.storage.sql.action_links import ActionLink
 from limner.storage.sql.identities import Identity
@@ -92,7 +93,8 @@ async def test_an_account_without_a_password_has_a_link_sent(stage: Stage, anna:
     await stage.front.units.commit(work)
     paper = await anna.open(SECURITY)
     assert "This account has no password yet." in paper.text
-    assert "Set a password first." in paper.text
+    email = paper.sheet(f"{SECURITY}/email")
+    assert (email.fields["email"], "password" in email.fields) == ("", False)
     done = await anna.send(paper, f"{SECURITY}/password-link")
     assert done.path == f"{SECURITY}?done=password-link"
     refused = await anna.post(
@@ -100,6 +102,55 @@ async def test_an_account_without_a_password_has_a_link_sent(stage: Stage, anna:
         {**paper.sheet(f"{SECURITY}/password-link").fields, "current_password": "x"},
     )
     assert refused.status == 409
+
+
+async def test_an_account_without_a_password_reads_why_no_link_is_sent(
+    stage: Stage, anna: Visitor
+) -> None:
+    work = stage.work()
+    work.change(await mine(), password_hash=None)
+    await stage.front.units.commit(work)
+    await stage.settings(login_limit_per_address_per_min=1)
+    done = await anna.send(SECURITY, f"{SECURITY}/password-link")
+    assert done.path == f"{SECURITY}?done=password-link"
+    refused = await anna.send(done, f"{SECURITY}/password-link")
+    assert refused.status == 429
+    assert refused.source.count('role="alert"') == 1
+    assert "Too many attempts" in refused.text
+
+
+async def test_the_owner_begins_with_neither_and_gets_an_address_and_then_a_password(
+    stage: Stage,
+) -> None:
+    owner = Visitor(await stage.signed_in())
+    paper = await owner.open(SECURITY)
+    assert "Give it an address below; then a mailed link sets a password." in paper.text
+    assert not paper.offers(f"{SECURITY}/password-link")
+    assert "password" not in paper.sheet(f"{SECURITY}/email").fields
+    bad = await owner.send(paper, f"{SECURITY}/email", email="owner")
+    assert (bad.status, 'id="email-wrong"' in bad.source) == (422, True)
+    asked = await owner.send(bad, f"{SECURITY}/email", email="owner@example.com")
+    assert asked.path == f"{SECURITY}?done=email"
+    assert (await User.get(id=stage.owner.id)).email is None
+    row = await ActionLink.get(purpose=ActionLink.CHANGE)
+    token = stage.front.signer.token(ActionLink.CHANGE, {"link": row.id})
+    done = await owner.send(f"/verify-email?token={token}", "/verify-email")
+    assert done.path == "/account?done=confirmed"
+    user = await User.get(id=stage.owner.id)
+    assert (user.email, user.is_verified) == ("owner@example.com", True)
+    link = await owner.send(SECURITY, f"{SECURITY}/password-link")
+    assert link.path == f"{SECURITY}?done=password-link"
+
+
+async def test_an_account_without_a_password_that_signed_in_long_ago_signs_in_again_first(
+    stage: Stage,
+) -> None:
+    owner = Visitor(await stage.signed_in())
+    stage.clock.advance(RECENT_S + 1)
+    paper = await owner.send(SECURITY, f"{SECURITY}/email", email="owner@example.com")
+    assert (paper.status, "Sign in again first, then do this." in paper.text) == (403, True)
+    assert paper.sheet(f"{SECURITY}/email").fields["email"] == "owner@example.com"
+    assert await ActionLink.all().count() == 0
 
 
 async def test_the_second_factor_is_set_up_renewed_and_taken_away(

@@ -1,13 +1,17 @@
 """The reference: every operation with its fields, answers and a command, and no host but ours."""
 
+import ast
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from limner.core import errors
 from limner.core.clock import HeldClock
+from limner.http import problems as kinds
 from limner.http.openapi import document
+from limner.http.pages.docs import problems
 from limner.http.pages.reference import Operation, groups_of
 from limner.http.table import ROUTES
 from tests.fakes.front import Stage, staged
@@ -81,3 +85,56 @@ async def test_the_page_holds_all_of_it_without_a_script_and_from_no_other_host(
     assert not re.findall(r'(?:src|href)="(?:https?:)?//', text)
     assert "<script>" not in text
     assert " style=" not in text
+
+
+PACKAGE = Path(kinds.__file__).parents[1]
+FOLDERS = ("http", "storage")
+CALLED = (
+    "core/addresses.py",
+    "core/answers.py",
+    "core/errors.py",
+    "core/jsonpath.py",
+    "core/thread_time.py",
+    "core/objects.py",
+    "core/outgoing.py",
+    "core/signing.py",
+    "actors/poller/connector.py",
+    "actors/poller/rules.py",
+    "actors/submitter/trial.py",
+)
+"""Modules elsewhere whose errors reach the caller of an operation."""
+NEVER_ANSWERED = frozenset({"settings", "ticket_expired"})
+"""One ends the program before it serves, the other is told by a page of its own."""
+
+
+def told() -> Iterator[tuple[str, int | None]]:
+    """Give each code that an error is given by itself, and the status of the error's class."""
+    files = [file for folder in FOLDERS for file in sorted((PACKAGE / folder).rglob("*.py"))]
+    for file in [*files, *(PACKAGE / name for name in CALLED)]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+                continue
+            for keyword in node.keywords:
+                if keyword.arg == "code" and isinstance(keyword.value, ast.Constant):
+                    kind = getattr(errors, node.func.id, getattr(kinds, node.func.id, None))
+                    yield str(keyword.value.value), kind.status if kind is not None else None
+
+
+def test_every_problem_with_a_code_of_its_own_is_explained_with_its_status() -> None:
+    found: dict[str, set[int | None]] = {}
+    for code, status in told():
+        found.setdefault(code, set()).add(status)
+    assert len(found) > 40
+    explained = {code: status for status, code, _ in problems()}
+    wanted = set(found) - NEVER_ANSWERED
+    assert wanted <= set(explained)
+    # A range that cannot be had, and JSON in a body, get their status where they are answered.
+    changed = {"range_not_satisfiable": 416, "not_json": 400, "json_too_deep": 400}
+    for code in wanted:
+        assert explained[code] in found[code] or explained[code] == changed.get(code), code
+    assert all(text for _, _, text in problems())
+
+
+def test_no_code_is_explained_that_nobody_gives() -> None:
+    elsewhere = {"ambiguous", "internal", "too_many_connections", *kinds.CODES.values()}
+    assert set(kinds.SPECIAL) <= {code for code, _ in told()} | elsewhere

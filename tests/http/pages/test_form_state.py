@@ -11,8 +11,8 @@ from limner.core.errors import (
     LimnerError,
     TooMany,
 )
+from limner.http.local_paths import START, local_path
 from limner.http.pages.form_state import WRONG, fitted, refused, sentence_of
-from limner.http.pages.local_paths import START, local_path
 
 
 class Typed(BaseModel):

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from limner.core.clock import HeldClock
+from limner.core.errors import EngineUnavailable
+from limner.http.limits import Rate, Rates
 from limner.http.pages.docs import problems
 from limner.http.pages.rendering import duration
 from limner.http.pages.static import static_files
@@ -176,6 +178,42 @@ async def test_a_bug_is_a_page_with_the_request_id_only(
     assert answer.status == 500
     assert "canary" not in text
     assert answer.headers["X-Request-Id"] in text
+
+
+async def test_an_error_page_says_when_to_come_back(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: Any) -> None:
+        raise EngineUnavailable("mysql://root@db is gone")
+
+    monkeypatch.setattr("limner.http.pages.overview.counts_by_state", fail)
+    answer = await (await stage.signed_in()).get("/", headers=HTML)
+    text = Outline(await answer.text()).text
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "2")
+    assert answer.content_type == "text/html"
+    assert "This cannot be done right now. Try again in a minute." in text
+    assert "mysql" not in text
+
+
+async def test_a_browser_that_asks_too_often_reads_when_to_come_back(
+    migrated_file: Path, tmp_path: Path, clock: HeldClock
+) -> None:
+    slow = Rates(Rate("account", 0.1, 1), Rate("anonymous", 0.1, 1))
+    async with staged(migrated_file, tmp_path, clock, rates=slow) as stage:
+        client = await stage.client()
+        assert (await client.get("/", headers=HTML)).status == 200
+        answer = await client.get("/", headers=HTML)
+        text = Outline(await answer.text()).text
+        assert (answer.status, answer.headers["Retry-After"]) == (429, "10")
+        assert "Too many requests." in text
+
+
+async def test_a_method_that_a_page_has_not_names_those_it_has(stage: Stage) -> None:
+    browser = await stage.signed_in()
+    answer = await browser.put("/tasks", headers=HTML)
+    text = Outline(await answer.text()).text
+    assert (answer.status, answer.headers["Allow"]) == (405, "GET,HEAD")
+    assert "Go back to the page you came from." in text
 
 
 ACTIONS = [

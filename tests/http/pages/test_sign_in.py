@@ -3,12 +3,15 @@
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import bcrypt
 import pyotp
 import pytest
 
 from limner.core.clock import HeldClock
+from limner.core.errors import Busy
 from limner.core.ids import new_id
 from limner.core.settings import OAuthSettings
+from limner.http.auth import passwords
 from limner.http.auth.second_factor import STEP_S, sealed_name
 from limner.storage.sql.accounts import User
 from limner.storage.sql.action_links import ActionLink, create_link
@@ -116,6 +119,25 @@ async def test_too_many_attempts_are_told_to_wait(stage: Stage) -> None:
     assert "Too many attempts" in paper.text
 
 
+async def test_where_too_many_passwords_wait_a_browser_is_told_when_to_come_back(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(*_: object) -> object:
+        raise Busy("too many passwords are being checked", retry_after_s=1.0)
+
+    await account(stage)
+    somebody = await visitor(stage)
+    fields = (await somebody.open("/login")).sheet("/login").fields
+    monkeypatch.setattr(passwords.Threads, "run", full)
+    answer = await somebody.client.post(
+        "/login",
+        data={**fields, "email": "anna@example.com", "password": PASSWORD},
+        headers={"Accept": "text/html"},
+    )
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+    assert "This cannot be done right now. Try again in a minute." in await answer.text()
+
+
 async def test_an_unconfirmed_account_can_have_its_mail_sent_again(stage: Stage) -> None:
     await account(stage, verified_at=None)
     somebody = await visitor(stage)
@@ -142,6 +164,19 @@ async def test_the_second_factor_is_asked_for_on_a_page_of_its_own(stage: Stage)
     step = await other.send("/login", "/login", **typed)
     used = await other.send(step, "/login/code", code=code)
     assert used.status == 401
+
+
+async def test_a_hash_of_another_system_is_replaced_before_the_second_step(stage: Stage) -> None:
+    generator = await with_second_factor(stage)
+    old = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
+    work = stage.work()
+    work.change(await User.get(email="anna@example.com"), password_hash=old)
+    await stage.front.units.commit(work)
+    somebody = await visitor(stage)
+    step = await somebody.send("/login", "/login", email="anna@example.com", password=PASSWORD)
+    assert (await User.get(email="anna@example.com")).password_hash != old
+    paper = await somebody.send(step, "/login/code", code=code_now(stage, generator))
+    assert paper.path == "/tasks"
 
 
 @pytest.mark.parametrize("spoiling", ["time", "password", "forged"])

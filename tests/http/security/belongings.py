@@ -67,7 +67,12 @@ UNNAMED = frozenset(
 )
 """Paths with a part that is the caller's credential or a name of the service's own."""
 PARTS = {"name": "google", "token": "x" * 43, "signed": "none", "key": "a/b", "n": "0"}
-RAW_MAIL = b"From: a@x.test\r\nTo: anna@x.test\r\nSubject: private\r\n\r\nprivate words\r\n"
+RAW_MAIL = (
+    b"From: a@x.test\r\nTo: anna@x.test\r\nSubject: private\r\nMIME-Version: 1.0\r\n"
+    b"Content-Type: multipart/mixed; boundary=part\r\n\r\n--part\r\n\r\nprivate words\r\n"
+    b"--part\r\nContent-Type: text/plain\r\n"
+    b"Content-Disposition: attachment; filename=private.txt\r\n\r\nprivate file\r\n--part--\r\n"
+)
 
 
 def kind_of(route: Route) -> str | None:

@@ -20,6 +20,7 @@ from limner.http.auth import csrf
 from tests.fakes.front import Stage
 from tests.fakes.issuer import Issuer
 from tests.fakes.letters import Letters
+from tests.fakes.pages import csrf_token
 from tests.fakes.sign_ins import browser, parameters
 
 Client = TestClient[Any, Any]
@@ -151,7 +152,7 @@ async def use_admins_secrets(stage: Stage, found: Canaries) -> None:
     assert used.status == 401
     cookie = next(one.value for one in person.session.cookie_jar if one.key == "limner_session")
     page = await (await person.get("/tasks", headers={"Accept": "text/html"})).text()
-    token = page.partition('name="csrf-token" content="')[2].partition('"')[0]
+    token = csrf_token(page)
     await stage.front.objects.put("jobs/a/1", b"x", "image/png", size_limit_bytes=10)
     signed = stage.path(await stage.front.objects.presign("GET", "jobs/a/1", 60))
     assert (await admin.get(signed)).status == 200

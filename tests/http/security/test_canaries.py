@@ -7,19 +7,18 @@ put wherever it does not belong, on every route, which fails by a bug a second t
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import ClientResponse
 
-from limner.core.clock import HeldClock
 from limner.http.table import ROUTES
 from limner.storage.sql.audit import AuditLine
-from tests.fakes.front import Stage, staged
-from tests.fakes.issuer import Issuer, issuing
-from tests.fakes.sign_ins import settings_for
+from tests.fakes import sign_ins
+from tests.fakes.front import Stage
+from tests.fakes.issuer import Issuer
 from tests.http.security.belongings import absent, all_rows, path_of
 from tests.http.security.canaries import (
     EMAIL,
@@ -36,18 +35,7 @@ APART = 12
 IN_PATH = ("/sign-in/{token}", "/r/{signed}", "/unsubscribe/{signed}")
 
 
-@pytest.fixture
-async def issuer(clock: HeldClock) -> AsyncIterator[Issuer]:
-    async with issuing(clock) as serving:
-        yield serving
-
-
-@pytest.fixture
-async def stage(
-    migrated_file: Path, tmp_path: Path, clock: HeldClock, issuer: Issuer
-) -> AsyncIterator[Stage]:
-    async with staged(migrated_file, tmp_path, clock, oauth=settings_for(issuer)) as opened:
-        yield opened
+issuer, stage = sign_ins.issuer, sign_ins.oauth_stage
 
 
 async def listening(stage: Stage, found: Canaries, response: ClientResponse) -> None:

@@ -17,7 +17,8 @@ from limner.storage.sql.changes import (
     lines_for,
 )
 from limner.storage.sql.comments import Comment
-from limner.storage.sql.database import Connection, Database, FromNow
+from limner.storage.sql.connection import Connection, FromNow
+from limner.storage.sql.database import Database
 from limner.storage.sql.deliveries import Delivery
 from limner.storage.sql.jobs import Job
 from limner.storage.sql.tasks import Task

@@ -2,10 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tortoise.exceptions import DBConnectionError
@@ -13,13 +11,8 @@ from tortoise.exceptions import DBConnectionError
 from limner.core.clock import HeldClock
 from limner.core.errors import EngineUnavailable, NotConfigured
 from limner.storage.sql.address import secret_free
-from limner.storage.sql.database import (
-    MODELS,
-    NOW,
-    Connection,
-    Database,
-    FromNow,
-)
+from limner.storage.sql.connection import NOW, Connection, FromNow
+from limner.storage.sql.database import MODELS, Database
 from limner.storage.sql.faults import Deadlocked
 from tests.contracts.engines import START
 from tests.contracts.units import Sql
@@ -28,52 +21,8 @@ LIMIT_S = 10.0
 INSERT = "INSERT INTO language_usage (id, tokens, calls) VALUES (?, 0, 0)"
 
 
-class Recorder:
-    """A driver that notes what it is told."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple[str, list[Any]]] = []
-
-    async def execute_query(self, text: str, values: list[Any]) -> tuple[int, Sequence[Any]]:
-        self.told.append((text, values))
-        return 3, []
-
-    async def execute_query_dict(self, text: str, values: list[Any]) -> list[dict[str, Any]]:
-        self.told.append((text, values))
-        return [{"a": 1}]
-
-
 async def count(database: Database) -> int:
     return len(await database.read().query("SELECT id FROM language_usage"))
-
-
-async def test_on_a_server_marks_and_times_are_the_servers_own(clock: HeldClock) -> None:
-    driver = Recorder()
-    connection = Connection(driver, "mysql", clock)
-    changed = await connection.execute(
-        "UPDATE t SET a = ?, b = ? WHERE c <= ?", ["x", FromNow(1.5), NOW]
-    )
-    rows = await connection.query("SELECT a FROM t WHERE b = ?", [FromNow(-2)])
-    assert (changed, rows) == (3, [{"a": 1}])
-    now = "DATE_ADD(UTC_TIMESTAMP(6), INTERVAL %s MICROSECOND)"
-    (update, values), (select, seconds) = driver.told
-    assert update.replace(now, "NOW") == "UPDATE t SET a = %s, b = NOW WHERE c <= NOW"
-    assert select.replace(now, "NOW") == "SELECT a FROM t WHERE b = NOW"
-    assert (values, seconds) == (["x", 1_500_000, 0], [-2_000_000])
-    assert connection.insert_or_ignore == "INSERT IGNORE INTO"
-    with pytest.raises(ValueError, match="zip"):
-        await connection.execute("UPDATE t SET a = ?", ["x", "one too many"])
-
-
-ODD = """'?' = '100%' OR 'it''s ?' = "?" OR `odd?` = ?"""
-
-
-async def test_a_mark_inside_quotes_is_only_a_character(clock: HeldClock) -> None:
-    driver = Recorder()
-    connection = Connection(driver, "mysql", clock)
-    await connection.query(f"SELECT 1 WHERE {ODD}", ["x"])
-    expected = """'?' = '100%%' OR 'it''s ?' = "?" OR `odd?` = %s"""
-    assert driver.told == [(f"SELECT 1 WHERE {expected}", ["x"])]
 
 
 async def test_marks_quotes_and_per_cent_signs_mean_the_same_on_both(sql: Sql) -> None:

@@ -9,7 +9,14 @@ from limner.core.ids import new_id
 from limner.storage.sql import lines as line_reads
 from limner.storage.sql import timeline
 from limner.storage.sql.jobs import Job
-from limner.storage.sql.lines import Wish, by_object, last_numbers, lines_beyond, newest_of
+from limner.storage.sql.lines import (
+    Wish,
+    by_object,
+    ending_of,
+    last_numbers,
+    lines_beyond,
+    newest_of,
+)
 from limner.storage.sql.timeline import TimelineLine, forget_lines
 from tests.contracts.units import World
 
@@ -58,8 +65,20 @@ async def test_a_read_that_is_cut_never_ends_with_the_end(
     monkeypatch.setattr(line_reads, "LINES_PER_READ", 4)
     lines, is_whole = await lines_beyond(world.sql.database.read(), [Wish(row.id, 0)])
     assert ([one.n for one in lines], is_whole) == ([1, 2, 3], False)
-    told = await line_reads.all_lines(world.sql.database.read(), row.id)
-    assert [one.n for one in told] == [1, 2, 3, 4]
+
+
+async def test_the_end_is_a_done_that_nothing_has_overtaken(world: World) -> None:
+    reader = world.sql.database.read()
+    assert await ending_of(reader, "job_none") == (None, None)
+    waiting, ended = await job(world, "running"), await job(world, "running", "failed")
+    assert await ending_of(reader, waiting.id) == (2, None)
+    assert await ending_of(reader, ended.id) == (5, 5)
+    row = await Job.get(id=ended.id)
+    for kind, found in (("log", (6, 5)), ("status", (7, None)), ("done", (8, 8))):
+        work = world.units.open("test")
+        work.note(row, kind, {})
+        await world.units.commit(work)
+        assert await ending_of(reader, ended.id) == found
 
 
 async def test_the_timelines_of_what_ended_long_ago_are_forgotten_whole(

@@ -17,7 +17,8 @@ from limner.core.clock import HeldClock, SystemClock
 from limner.core.errors import EngineUnavailable, TooLarge
 from limner.storage.sql import mysql
 from limner.storage.sql.comments import Comment
-from limner.storage.sql.database import NOW, Connection, Database
+from limner.storage.sql.connection import NOW, Connection
+from limner.storage.sql.database import Database
 from limner.storage.sql.faults import ConnectionLost, Deadlocked
 from limner.storage.sql.language import LanguageUsage
 from limner.storage.sql.mysql import translated

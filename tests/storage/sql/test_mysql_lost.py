@@ -12,7 +12,8 @@ from pymysql import err
 from limner.core.clock import HeldClock, SystemClock
 from limner.core.errors import EngineUnavailable
 from limner.storage.sql import mysql, pool
-from limner.storage.sql.database import Connection, Database
+from limner.storage.sql.connection import Connection
+from limner.storage.sql.database import Database
 from limner.storage.sql.faults import CommitUnsure, ConnectionLost, Deadlocked
 from limner.storage.sql.mysql import Session
 from limner.storage.sql.schema import migrate

@@ -10,7 +10,7 @@ from pymysql import err
 from limner.core.errors import EngineUnavailable
 from limner.core.unit import Commit
 from limner.storage.sql.comments import Comment
-from limner.storage.sql.database import Connection
+from limner.storage.sql.connection import Connection
 from limner.storage.sql.deliveries import Delivery
 from limner.storage.sql.leases import Leases
 from limner.storage.sql.mysql import Session

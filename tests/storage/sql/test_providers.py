@@ -57,7 +57,7 @@ async def test_a_change_of_another_process_is_seen_in_time(
     await add(units)
     # Another process has the same rows and a memory of its own, which nobody tells of our commits.
     another = copy(database)
-    another._memories = []
+    another._memories = {}
     assert await media(another) == "both"
     await change(units, "image")
     assert await media(another) == "both"

@@ -9,10 +9,12 @@ import pytest
 from limner.core.clock import HeldClock
 from limner.core.errors import EngineUnavailable, Stale
 from limner.core.unit import Commit
-from limner.storage.sql.database import Connection, Database
+from limner.storage.sql.connection import Connection
+from limner.storage.sql.database import Database
 from limner.storage.sql.providers import Provider
-from limner.storage.sql.remembered import CHANGES_LIMIT, LIFE_S, LIMIT, Remembered
+from limner.storage.sql.remembered import CHANGES_LIMIT, LIFE_S, Remembered
 from limner.storage.sql.unit import SqlUnits
+from tests.fakes.front import PATIENCE_S
 
 
 class Loader:
@@ -105,15 +107,6 @@ async def test_a_change_of_a_row_forgets_what_was_made_of_it_and_nothing_else(
     assert values == [2, 2, 1]
 
 
-async def test_everything_can_be_forgotten(memory: Remembered[int]) -> None:
-    loads = {name: Loader(name) for name in "ab"}
-    for name, load in loads.items():
-        await memory.get(name, load)
-    memory.forget_all()
-    assert len(memory) == 0
-    assert [await memory.get(name, load) for name, load in loads.items()] == [2, 2]
-
-
 async def test_the_oldest_go_when_there_are_too_many(clock: HeldClock) -> None:
     memory: Remembered[int] = Remembered(clock, limit=2)
     loads = {name: Loader("shared", name) for name in "abc"}
@@ -125,14 +118,13 @@ async def test_the_oldest_go_when_there_are_too_many(clock: HeldClock) -> None:
     assert (len(memory), memory._keys_of) == (0, {})
 
 
-@pytest.mark.parametrize("all_at_once", [False, True])
 async def test_a_change_while_it_is_loaded_is_shown_to_who_asks_after_it(
-    memory: Remembered[int], all_at_once: bool
+    memory: Remembered[int],
 ) -> None:
     load = Loader("row", held=True)
     before = asyncio.create_task(memory.get("key", load))
     await load.began.wait()
-    memory.forget_all() if all_at_once else memory.forget("row")
+    memory.forget("row")
     after = asyncio.create_task(memory.get("key", load))
     await turns()
     load.let(1)
@@ -282,7 +274,7 @@ async def add(units: SqlUnits, *rows: Any) -> None:
 async def test_a_commit_forgets_what_was_made_of_the_rows_it_adds_or_changes(
     database: Database, units: SqlUnits
 ) -> None:
-    memory, load, other = database.memory(), Loader("provider_acme"), Loader("provider_x")
+    memory, load, other = database.memory("test"), Loader("provider_acme"), Loader("provider_x")
     await memory.get("key", load)
     await memory.get("other", other)
     await add(units, provider())
@@ -296,7 +288,7 @@ async def test_a_commit_forgets_what_was_made_of_the_rows_it_adds_or_changes(
 
 
 async def test_a_step_says_itself_what_it_changes(database: Database, units: SqlUnits) -> None:
-    memory, load = database.memory(), Loader("a", "b")
+    memory, load = database.memory("test"), Loader("a", "b")
 
     async def write(connection: Connection) -> None:
         await connection.execute("DELETE FROM providers WHERE id = ?", ["a"])
@@ -313,7 +305,7 @@ async def test_a_step_says_itself_what_it_changes(database: Database, units: Sql
 async def test_a_transaction_that_was_opened_early_is_remembered_too(
     database: Database, units: SqlUnits
 ) -> None:
-    memory, load = database.memory(), Loader("provider_acme")
+    memory, load = database.memory("test"), Loader("provider_acme")
     await memory.get("key", load)
     work = units.open("test")
     async with work.transaction():
@@ -325,7 +317,7 @@ async def test_a_transaction_that_was_opened_early_is_remembered_too(
 async def test_a_commit_that_failed_may_have_happened_and_forgets_as_well(
     database: Database, units: SqlUnits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    memory, load = database.memory(), Loader("provider_acme")
+    memory, load = database.memory("test"), Loader("provider_acme")
     await add(units, provider())
     await memory.get("key", load)
     work = units.open("test")
@@ -344,7 +336,7 @@ async def test_a_commit_whose_caller_is_cancelled_forgets_when_it_happens(
     database: Database, units: SqlUnits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The unit is committed all the same, later than its caller is gone."""
-    memory, load = database.memory(), Loader("provider_acme")
+    memory, load = database.memory("test"), Loader("provider_acme")
     await memory.get("key", load)
     gate, began = asyncio.Event(), asyncio.Event()
     run = database.run
@@ -364,7 +356,7 @@ async def test_a_commit_whose_caller_is_cancelled_forgets_when_it_happens(
     await asyncio.gather(caller, return_exceptions=True)
     assert await memory.get("key", load) == 1
     gate.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while load.loads == 1:
             await memory.get("key", load)
             await asyncio.sleep(0.001)
@@ -372,4 +364,3 @@ async def test_a_commit_whose_caller_is_cancelled_forgets_when_it_happens(
 
 def test_the_bounds_are_what_other_parts_rely_on() -> None:
     assert LIFE_S <= 5
-    assert LIMIT >= 1_000

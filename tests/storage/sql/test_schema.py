@@ -19,7 +19,8 @@ from limner.core.errors import EngineUnavailable
 from limner.core.ids import uuid7
 from limner.storage.sql import migrations
 from limner.storage.sql.changes import Insert
-from limner.storage.sql.database import APP, Connection, Database
+from limner.storage.sql.connection import Connection
+from limner.storage.sql.database import APP, Database
 from limner.storage.sql.ddl import RECORD_TABLE
 from limner.storage.sql.schema import migrate, pending
 from limner.storage.sql.tasks import Task

@@ -15,7 +15,7 @@ from limner.storage.sql.sessions import (
     Session,
     add_session,
     idle_end,
-    living_sessions,
+    living_sessions_of,
     note_session_use,
     revoke_session,
     revoke_sessions,
@@ -121,7 +121,7 @@ async def test_a_session_that_must_be_revoked_once_drops_the_second_unit(
 async def test_all_but_one_of_an_account_are_revoked_and_what_was_remembered_is_forgotten(
     units: SqlUnits, database: Database, clock: HeldClock
 ) -> None:
-    memory: Remembered[str] = database.memory()
+    memory: Remembered[str] = database.memory("sessions")
     mine, kept, other = (
         session(clock.now()),
         session(clock.now()),
@@ -137,8 +137,8 @@ async def test_all_but_one_of_an_account_are_revoked_and_what_was_remembered_is_
     revoke_sessions(work, USER, but=kept.id, because="test")
     await units.commit(work)
     assert len(memory) == 0
-    assert [row.id for row in await living_sessions(USER, clock.now())] == [kept.id]
-    assert [row.id for row in await living_sessions("user_2", clock.now())] == [other.id]
+    assert [row.id for row in await living_sessions_of(USER, clock.now())] == [kept.id]
+    assert [row.id for row in await living_sessions_of("user_2", clock.now())] == [other.id]
 
 
 async def test_what_has_ended_is_not_among_the_living(units: SqlUnits, clock: HeldClock) -> None:
@@ -150,7 +150,7 @@ async def test_what_has_ended_is_not_among_the_living(units: SqlUnits, clock: He
         session(now, revoked_at=now),
     ]
     await added(units, living, *ended)
-    assert [row.id for row in await living_sessions(USER, now)] == [living.id]
+    assert [row.id for row in await living_sessions_of(USER, now)] == [living.id]
 
 
 def refresh_token(row: Session, **fields: Any) -> RefreshToken:

@@ -15,7 +15,8 @@ from tortoise.exceptions import IntegrityError, OperationalError, TransactionMan
 from limner.core.clock import HeldClock
 from limner.core.errors import EngineUnavailable
 from limner.storage.sql import database as database_module
-from limner.storage.sql.database import Connection, Database
+from limner.storage.sql.connection import Connection
+from limner.storage.sql.database import Database
 from limner.storage.sql.sqlite import ImmediateSqliteClient, ImmediateTransaction, translated
 from limner.storage.sql.suppressions import Suppression
 from tests.contracts.engines import START

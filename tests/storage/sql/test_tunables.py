@@ -71,7 +71,7 @@ async def test_a_value_that_was_put_holds_everywhere_within_seconds(
 async def test_what_this_process_puts_shows_at_once_and_no_earlier(
     database: Database, units: SqlUnits, clock: HeldClock
 ) -> None:
-    store = TunableStore(clock, database.memory())
+    store = TunableStore(clock, database.memory("tunables"))
     assert (await store.current()).poll_interval_s == 120
     work = units.open("http")
     await store.put(work, {"poll_interval_s": 30}, "user_1")

@@ -1,6 +1,6 @@
 // The picture of one's account: chosen, made small enough to be sent, and put in its place.
 
-import { act, csrfToken } from "/static/page.js";
+import { act, call } from "/static/page.js";
 
 const form = document.getElementById("avatar-form");
 const chosen = document.getElementById("avatar");
@@ -21,7 +21,11 @@ async function smallEnough(file) {
   brush.fillStyle = "white";
   brush.fillRect(0, 0, canvas.width, canvas.height);
   brush.drawImage(picture, (canvas.width - width) / 2, (canvas.height - height) / 2, width, height);
-  return new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.9));
+  return new Promise((done, fail) => {
+    // A browser that cannot write the picture gives none.
+    const take = (made) => (made ? done(made) : fail(new Error("the picture cannot be made smaller")));
+    canvas.toBlob(take, "image/jpeg", 0.9);
+  });
 }
 
 async function send(file) {
@@ -29,18 +33,9 @@ async function send(file) {
   try {
     picture = await smallEnough(file);
   } catch {
-    // What the browser cannot read the server refuses with a reason.
+    // What the browser cannot read or write is sent as it is; the server refuses it with a reason.
   }
-  const answer = await fetch("/api/me/avatar", {
-    method: "PUT",
-    headers: {
-      Accept: "application/json",
-      "Content-Type": picture.type || "application/octet-stream",
-      "X-CSRF-Token": csrfToken(),
-    },
-    body: picture,
-  });
-  if (!answer.ok) throw new Error((await answer.json()).detail);
+  await call("PUT", "/api/me/avatar", picture);
   location.reload();
 }
 

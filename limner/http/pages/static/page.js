@@ -13,10 +13,14 @@ export function csrfToken() {
   return document.querySelector('meta[name="csrf-token"]')?.content || "";
 }
 
+// Sends a file or other Blob as it is, and any other body as JSON.
 export async function call(method, path, body) {
   const options = { method, headers: { Accept: "application/json" } };
   if (method !== "GET") options.headers["X-CSRF-Token"] = csrfToken();
-  if (body !== undefined) {
+  if (body instanceof Blob) {
+    options.headers["Content-Type"] = body.type || "application/octet-stream";
+    options.body = body;
+  } else if (body !== undefined) {
     options.headers["Content-Type"] = "application/json";
     options.body = JSON.stringify(body);
   }
