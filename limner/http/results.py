@@ -4,7 +4,6 @@ import math
 
 from limner.http.call import Call
 from limner.storage.sql.accounts import User
-from limner.storage.sql.aggregate import Aggregate
 from limner.storage.sql.tasks import Task
 
 SUFFIXES = {
@@ -48,16 +47,16 @@ def suffix_of(content_type: str) -> str:
 
 async def tag_of(call: Call, task: Task) -> str:
     """Give what names this version of a task to caches."""
-    return await version_tag(call, task, has_result=bool(task.result_key))
+    return await version_tag(call, task.version, has_links=bool(task.result_key))
 
 
-async def version_tag(call: Call, row: Aggregate, *, has_result: bool) -> str:
+async def version_tag(call: Call, version: int, *, has_links: bool) -> str:
     """Give what names this version of an object to caches.
 
-    With a result the time counts too, in halves of a link's life: who is told that nothing has
-    changed still holds a link that works.
+    With links that expire the time counts too, in halves of a link's life: who is told that
+    nothing has changed still holds a link that works.
     """
-    if not has_result:
-        return str(row.version)
+    if not has_links:
+        return str(version)
     half_s = await link_ttl_s(call) / 2
-    return f"{row.version}-{math.floor(call.now.timestamp() / half_s)}"
+    return f"{version}-{math.floor(call.now.timestamp() / half_s)}"

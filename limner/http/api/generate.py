@@ -236,7 +236,7 @@ async def show(call: Call) -> Result:
     """Show one; with ``Prefer: wait=N`` when it has ended."""
     job = await settled(call, await own(call), lambda: own(call), is_settled)
     content = await whole(call, job)
-    version = await version_tag(call, job, has_result=bool(job.outputs))
+    version = await version_tag(call, job.version, has_links=bool(job.outputs))
     tag = f"{version}-{content.queue_position or 0}"
     return tagged(call, content, tag, headers=applied(call))
 

@@ -2,11 +2,12 @@
 
 import asyncio
 import base64
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import default as default_policy
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from aiohttp import hdrs, web
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,15 +15,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from limner.core.errors import Forbidden, NotFound, Unauthenticated
 from limner.core.objects import content_disposition
 from limner.http.call import Call
+from limner.http.etags import tagged
 from limner.http.headers import MEDIA_POLICY, SANDBOX_POLICY
 from limner.http.listing import Listing, Page, page_of, rows_of
-from limner.http.results import link_ttl_s
+from limner.http.results import link_ttl_s, version_tag
 from limner.http.routes import Result, Route
 from limner.storage.sql.mailbox import MailboxMail
 
 MAIL_LIMIT_BYTES = 64 * 1024 * 1024
 PURPOSE = "mailbox-attachment"
 SCOPE = "mailbox:read"
+ONLY_VERSION = 1
 DELETE_BATCH = 500
 INLINE_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
 
@@ -60,13 +63,10 @@ class MailOut(MailRow):
 class MailQuery(Listing):
     """Filters of the list."""
 
+    columns: ClassVar[Mapping[str, str]] = {"to": "recipient"}
+
     to: str | None = None
     subject: str | None = None
-
-    def filters(self) -> dict[str, Any]:
-        """Give the columns to filter by."""
-        asked = super().filters()
-        return {("recipient" if name == "to" else name): value for name, value in asked.items()}
 
 
 def row_of(mail: MailboxMail) -> dict[str, Any]:
@@ -128,7 +128,7 @@ async def show(call: Call) -> Result:
     headers: dict[str, str] = {}
     for name, value in message.items():
         headers[name] = f"{headers[name]}, {value}" if name in headers else str(value)
-    return MailOut(
+    content = MailOut(
         **row_of(mail),
         headers=headers,
         text=text_of(body_of(message, "plain")),
@@ -138,6 +138,9 @@ async def show(call: Call) -> Result:
             for place, part in enumerate(files_of(message))
         ],
     )
+    # A mail never changes; the links to its files do.
+    version = await version_tag(call, ONLY_VERSION, has_links=bool(content.attachments))
+    return tagged(call, content, version)
 
 
 async def _attachment(
@@ -269,7 +272,7 @@ ROUTES = [
         query=MailQuery,
     ),
     Route("DELETE", "/api/mailbox", clear, "Remove all mails", "mailbox:write", status=204),
-    Route("GET", "/api/mailbox/{id}", show, "Show a mail", SCOPE, answer=MailOut),
+    Route("GET", "/api/mailbox/{id}", show, "Show a mail", SCOPE, answer=MailOut, is_tagged=True),
     Route("DELETE", "/api/mailbox/{id}", delete, "Remove a mail", "mailbox:write", status=204),
     Route(
         "GET",

@@ -91,7 +91,7 @@ async def show(call: Call) -> Result:
     user = await active_user(call.caller.id)
     # What may be done differs by credential, and by role.
     scopes = crc32(" ".join(sorted(call.caller.scopes)).encode())
-    version = await version_tag(call, user, has_result=bool(user.avatar_key))
+    version = await version_tag(call, user.version, has_links=bool(user.avatar_key))
     return tagged(call, await shown(call, user), f"{version}-{scopes:x}")
 
 

@@ -83,6 +83,23 @@ async def test_a_mail_is_listed_and_shown_whole(stage: Stage) -> None:
     ]
 
 
+async def test_a_mail_is_not_sent_again_while_the_links_to_its_files_work(stage: Stage) -> None:
+    row = await keep(stage)
+    admin = await stage.admin()
+    path = f"/api/mailbox/{row.id}"
+    seen = {"If-None-Match": (await admin.get(path)).headers["ETag"]}
+    assert (await admin.get(path, headers=seen)).status == 304
+    stage.clock.advance(1800)
+    assert (await admin.get(path, headers=seen)).status == 200
+    bare = EmailMessage(policy=SMTP)
+    bare["To"] = "ben@example.com"
+    bare.set_content("Nothing is added.")
+    path = f"/api/mailbox/{(await keep(stage, bare)).id}"
+    seen = {"If-None-Match": (await admin.get(path)).headers["ETag"]}
+    stage.clock.advance(10_000)
+    assert (await admin.get(path, headers=seen)).status == 304
+
+
 async def test_a_file_opens_by_its_link_and_only_by_its_own(stage: Stage) -> None:
     row = await keep(stage)
     admin = await stage.admin()
