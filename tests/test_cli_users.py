@@ -90,6 +90,9 @@ def test_json_is_for_programs(run: CommandLine) -> None:
         (["promote", "nobody@example.com", "admin"], 1, "there is no account nobody@example.com"),
         (["promote", "there@example.com", "god"], 2, "'god' is not one of"),
         (["promote", "there@example.com"], 2, "Missing argument"),
+        (["drop-second-factor", "nobody@example.com"], 1, "there is no account nobody@example.com"),
+        (["drop-second-factor", "there@example.com"], 1, "there@example.com has no second factor"),
+        (["drop-second-factor", "nobody"], 2, "is not a mail address"),
         (["demote", "there@example.com"], 2, "No such command"),
     ],
 )
@@ -140,3 +143,30 @@ def test_the_same_role_again_changes_nothing(run: CommandLine) -> None:
     assert run("user", "promote", "a@example.com", "user").exit_code == 0
     assert run.rows("SELECT id FROM audit WHERE event = 'user.changed'") == []
     assert run.rows("SELECT id FROM notifications") == []
+
+
+def test_who_lost_the_second_factor_signs_in_without_one_and_hears_of_it(run: CommandLine) -> None:
+    ident = json.loads(run("user", "create", "a@example.com", "--json").stdout)["id"]
+    run.rows(
+        "UPDATE users SET totp_sealed = x'00', totp_enabled_at = created_at, totp_last_step = 7 "
+        "WHERE id = ?",
+        ident,
+    )
+    run.rows(
+        "INSERT INTO recovery_codes (id, user_id, sha256, created_at) "
+        "SELECT 'c', id, '00', created_at FROM users WHERE id = ?",
+        ident,
+    )
+    result = run("user", "drop-second-factor", "A@example.com")
+    assert result.exit_code == 0, result.output
+    assert "a@example.com" in result.stdout
+    factor = "SELECT totp_sealed, totp_enabled_at, totp_last_step FROM users WHERE id = ?"
+    assert run.rows(factor, ident) == [(None, None, 0)]
+    assert run.rows("SELECT id FROM recovery_codes") == []
+    assert run.rows("SELECT user_id, kind FROM notifications") == [(ident, "user.totp_disabled")]
+    assert run.rows("SELECT actor, subject FROM audit WHERE event = 'user.totp_disabled'") == [
+        ("cli", ident)
+    ]
+    ((topic, body),) = run.rows("SELECT topic, body FROM outbox")
+    assert topic == "mailer.account"
+    assert {"user_id": ident, "kind": "second-factor-changed"}.items() <= json.loads(body).items()

@@ -21,7 +21,7 @@ from limner.http.body import Form
 from limner.http.call import Call
 from limner.http.routes import Answer, Result, Route
 from limner.storage.sql.accounts import User, active_user
-from limner.storage.sql.recovery_codes import drop_codes, new_codes
+from limner.storage.sql.recovery_codes import drop_second_factor, new_codes
 
 MAIL: Notice = "second-factor-changed"
 
@@ -98,8 +98,7 @@ async def confirm(call: Call, body: CodeIn) -> Result:
 async def remove(call: Call, body: Proof) -> Result:
     """Take the second factor away, with its recovery codes."""
     user, work = await _proven(call, body)
-    work.change(user, totp_sealed=None, totp_enabled_at=None, totp_last_step=0)
-    work.step(drop_codes(user.id))
+    drop_second_factor(work, user)
     tell_owner(work, user, "user.totp_disabled", MAIL)
     await call.commit(work)
     return None

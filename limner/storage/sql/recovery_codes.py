@@ -12,7 +12,7 @@ from tortoise.models import Model
 
 from limner.core.ids import new_id
 from limner.core.unit import Step, UnitOfWork
-from limner.storage.sql.accounts import digest
+from limner.storage.sql.accounts import User, digest
 from limner.storage.sql.aggregate import ID_LENGTH
 from limner.storage.sql.changes import must_change
 from limner.storage.sql.connection import Connection
@@ -59,6 +59,12 @@ def new_codes(work: UnitOfWork, user_id: str) -> list[str]:
 def _grouped(code: str) -> str:
     starts = range(0, len(code), GROUP_CHARACTERS)
     return "-".join(code[start : start + GROUP_CHARACTERS] for start in starts)
+
+
+def drop_second_factor(work: UnitOfWork, user: User) -> None:
+    """Take the second factor of an account away in ``work``, with its recovery codes."""
+    work.change(user, totp_sealed=None, totp_enabled_at=None, totp_last_step=0)
+    work.step(drop_codes(user.id))
 
 
 def drop_codes(user_id: str) -> Step:
