@@ -43,9 +43,14 @@ def problems() -> list[tuple[int, str, str]]:
     while waiting:
         kind = waiting.pop()
         waiting += [one for one in kind.__subclasses__() if one.__module__.startswith(OWN_PACKAGE)]
-        found[kind.code] = (kind.status, (kind.__doc__ or "").strip().partition("\n")[0])
+        found[kind.code] = (kind.status, kind.__doc__ or "")
     found |= SPECIAL
-    return sorted((status, code, text) for code, (status, text) in found.items())
+    return sorted((status, code, _sentence(text)) for code, (status, text) in found.items())
+
+
+def _sentence(text: str) -> str:
+    """Give the first line of a docstring as one whole sentence for the page."""
+    return text.strip().partition("\n")[0].replace("``", "").rstrip(".") + "."
 
 
 ROUTES = [shown_at("/docs", docs, "Show the documentation")]

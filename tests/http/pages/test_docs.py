@@ -132,7 +132,8 @@ def test_every_problem_with_a_code_of_its_own_is_explained_with_its_status() -> 
     changed = {"range_not_satisfiable": 416, "not_json": 400, "json_too_deep": 400}
     for code in wanted:
         assert explained[code] in found[code] or explained[code] == changed.get(code), code
-    assert all(text for _, _, text in problems())
+    assert all(len(text) > 1 and text.endswith(".") for _, _, text in problems())
+    assert not any("`" in text for _, _, text in problems())
 
 
 def test_no_code_is_explained_that_nobody_gives() -> None:
