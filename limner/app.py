@@ -263,12 +263,14 @@ class Service:
         lines = await health.report(self._probes, self._engines.settings.home)
         return lines + health.loops(self.supervisor.statuses.values())
 
-    async def sign_in_link(self) -> str:
-        """Give a link that signs the owner in once."""
+    async def sign_in_link(self) -> str | None:
+        """Give a link that signs the owner in once; None if their account is not active."""
         from limner.storage.sql import accounts
 
         ports = self._engines.ports
         owner = await accounts.ensure_owner(ports.units)
+        if owner.state != "active":
+            return None
         work = ports.units.open("cli")
         token = accounts.create_sign_in_link(work, owner)
         await ports.units.commit(work)

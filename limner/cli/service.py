@@ -51,10 +51,11 @@ def serve(actors: str, no_http: bool, host: str | None, port: int | None) -> Non
 
 
 async def _welcome(service: Any) -> None:
-    """Print where the front is and a link that signs the owner in once."""
+    """Print where the front is and a link that signs the owner in once, if there still is one."""
     link = await service.sign_in_link()
     click.echo(f"\n  Limner runs at {service.url}")
-    click.echo(f"  Sign in as the owner, once, within 30 minutes: {link}\n")
+    if link:
+        click.echo(f"  Sign in as the owner, once, within 30 minutes: {link}\n")
 
 
 @cli.command()

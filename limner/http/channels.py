@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from limner.core.failpoints import step
 from limner.core.message import Event
@@ -11,8 +12,12 @@ from limner.http.frames import Frame
 from limner.http.stream import SSE_WRITE, Stream
 from limner.storage.sql.lines import Line, Newest, Wish
 
+T = TypeVar("T")
+
 AT_ONCE = 500
 """After so many writes everybody else has a turn: that is some milliseconds."""
+CHECKS_AT_ONCE = 10_000
+"""The same for looks at what was sent, which are cheaper."""
 KNOWN_LIMIT = 10_000
 PROGRESS = ".progress"
 
@@ -34,12 +39,27 @@ KINDS = {
 }
 
 
-def turns(streams: Iterable[Stream]) -> list[tuple[Stream, ...]]:
-    """Cut streams into turns of ``AT_ONCE``, between which the rest of the process has its own."""
-    everybody = tuple(streams)
+def turns(listeners: Iterable[T]) -> list[tuple[T, ...]]:
+    """Cut listeners into turns of ``AT_ONCE``; between them the rest of the process has its own."""
+    everybody = tuple(listeners)
     if len(everybody) <= AT_ONCE:
         return [everybody]
     return [everybody[start : start + AT_ONCE] for start in range(0, len(everybody), AT_ONCE)]
+
+
+class Pace:
+    """Gives everybody else a turn after ``limit`` pieces of work, whoever has done them."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._done = 0
+
+    async def add(self, count: int) -> None:
+        """Count what was done in one go."""
+        self._done += count
+        if self._done >= self._limit:
+            self._done = 0
+            await asyncio.sleep(0)
 
 
 async def to_all(streams: Iterable[Stream], frame: Frame) -> None:
@@ -52,7 +72,11 @@ async def to_all(streams: Iterable[Stream], frame: Frame) -> None:
 
 @dataclass(eq=False)
 class Channel:
-    """One streamed object: who listens, what its live streams were sent, how often it rang."""
+    """One streamed object: who listens, and what all its live streams were sent.
+
+    ``rings`` counts what a stream that catches up must not have missed: news, and each move of
+    ``position``, which may go past what that stream has read.
+    """
 
     ident: str
     position: int = 0
@@ -78,8 +102,11 @@ class Channel:
         for waiter in self.waiters:
             waiter.set()
 
-    async def distribute(self, lines: Sequence[Line]) -> None:
+    async def distribute(self, lines: Sequence[Line], pace: Pace) -> None:
         """Write to all live streams what they have not had; the terminal event ends them."""
+        # Who reads now may not find these lines, and their own event may still be on its way.
+        # Who begins to read after this finds them, and may turn live between two turns.
+        self.rings += 1
         told, ends = frames.frames_of(lines)
         for number, frame in told:
             async with step(SSE_WRITE):
@@ -88,13 +115,21 @@ class Channel:
                         if stream.is_live and stream.position < number:
                             stream.write(frame)
                             stream.position = number
-                    if len(turn) == AT_ONCE:
-                        await asyncio.sleep(0)
+                    await pace.add(len(turn))
             self.position = max(self.position, number)
         if ends:
             for stream in tuple(self.streams):
-                if stream.is_live:
+                # One that has turned live meanwhile may know that the object has moved on.
+                if stream.is_live and stream.position <= told[-1][0]:
                     stream.end()
+
+    def turn_live(self, stream: Stream) -> None:
+        """Let a stream that has had everything wait for news."""
+        if not self.is_live:
+            self.position = stream.position
+            # Others that catch up may have read before this one did.
+            self.rings += 1
+        stream.is_live = True
 
     async def tell(self, event: Event) -> None:
         """Write progress, which is not stored: to whoever has taken everything else."""
@@ -169,42 +204,51 @@ class Account:
         """Those that have had their replay."""
         return [reader for reader in self.readers if reader.stream.is_live]
 
-    def tell(self, event: Event, *, as_progress: bool) -> None:
+    async def tell(self, event: Event, pace: Pace, *, as_progress: bool) -> None:
         """Write what is not stored: progress, or something that has no timeline."""
         kind = event.subject.get("kind", "")
         data = frames.named(event.data, kind, event.subject.get("id", ""))
         frame = frames.encode("progress" if as_progress else event.type, data)
-        for reader in self.live:
-            if reader.may_see(kind) and not (as_progress and reader.stream.backlog_bytes):
-                reader.stream.write(frame)
+        for turn in turns(self.live):
+            for reader in turn:
+                if reader.may_see(kind) and not (as_progress and reader.stream.backlog_bytes):
+                    reader.stream.write(frame)
+            await pace.add(len(turn))
 
 
-async def distribute(readers: Sequence[Reader], lines: Sequence[Line]) -> None:
+async def distribute(readers: Sequence[Reader], lines: Sequence[Line], pace: Pace) -> None:
     """Write to readers the lines of an object that they lack, ascending."""
     for line in lines:
         made: dict[int, Frame] = {}
         async with step(SSE_WRITE):
-            for reader in readers:
-                if not reader.lacks(line):
-                    continue
-                if reader.may_see(line.kind):
-                    frame = made.get(reader.settled)
-                    if frame is None:
-                        frame = frames.shared_frame_of(line, reader.settled)
-                        made[reader.settled] = frame
-                    reader.stream.write(frame)
-                reader.note(line)
+            for turn in turns(readers):
+                for reader in turn:
+                    if not reader.lacks(line):
+                        continue
+                    if reader.may_see(line.kind):
+                        frame = made.get(reader.settled)
+                        if frame is None:
+                            frame = frames.shared_frame_of(line, reader.settled)
+                            made[reader.settled] = frame
+                        reader.stream.write(frame)
+                    reader.note(line)
+                await pace.add(len(turn))
 
 
-def missing(readers: Sequence[Reader], newest: Sequence[Newest], settled: int) -> list[str]:
-    """Give the objects of which some reader lacks lines; who lacks nothing is settled.
+async def missing(
+    readers: Sequence[Reader], newest: Sequence[Newest], settled: int, pace: Pace
+) -> Iterable[str]:
+    """Give the objects of which some reader lacks lines; who lacks no settled line is settled.
 
-    ``newest`` must have been read after ``settled``, and tell of all that is behind any reader.
+    ``newest`` must have been read after ``settled`` and for it, and tell of all that is behind any
+    reader. Young lines that are on their way do not keep a reader from settling: on a busy account
+    there always are some.
     """
-    lacking = []
+    lacking = dict[str, None]()
     for reader in readers:
-        lacked = [one.object_id for one in newest if reader.lacks(one)]
-        lacking += lacked
-        if not lacked:
+        lacked = [one for one in newest if reader.lacks(one)]
+        lacking.update((one.object_id, None) for one in lacked)
+        if not any(one.old is not None and reader.lacks(one.old) for one in lacked):
             reader.settle(settled)
+        await pace.add(len(newest) + len(reader.known) + 1)
     return lacking

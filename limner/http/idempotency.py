@@ -2,6 +2,8 @@
 
 By draft-ietf-httpapi-idempotency-key-header-07. Only the answer of what was made is kept, in the
 unit that makes it; a request that failed has made nothing and may be sent again, changed or not.
+A stored answer is given to whom the handler would have given it: the same account, with a
+credential of the same rights.
 """
 
 import asyncio
@@ -18,6 +20,7 @@ from limner.core.errors import Busy, Invalid, Transient
 from limner.core.ids import derived_id
 from limner.core.logs import get_logger
 from limner.http.answers import Result, Written, respond
+from limner.http.auth.callers import Caller
 from limner.http.body import INLINE_BYTES, RAW
 from limner.http.call import Call, Once
 from limner.http.limits import client_address
@@ -125,11 +128,22 @@ async def _asked(call: Call, key: str) -> Asked:
         body = await asyncio.to_thread(_canonical, raw)
     else:
         body = _canonical(raw)
-    parts = f"{request.method} {request.rel_url.raw_path_qs}\n".encode()
+    line = f"{request.method} {request.rel_url.raw_path_qs}"
+    parts = f"{line}\n{_rights(call.caller)}\n".encode()
     whose = call.caller.id or f"anonymous {client_address(call.front, request)}"
     # A body may hold a password, which who reads the table could try against a bare hash of it.
     fingerprint = call.front.sealer.digest(FINGERPRINT, parts + body)
     return Asked(derived_id("request", whose, key), call.caller.id, fingerprint)
+
+
+def _rights(caller: Caller) -> str:
+    """Give what may be made with the credential, in words that are the same for equal rights.
+
+    A replay runs no handler, so what handlers look at must be the same as it was: the scopes, and
+    the end of a key, which no key that it makes outlives.
+    """
+    end = caller.key.expires_at if caller.key else None
+    return " ".join([*sorted(caller.scopes), end.isoformat() if end else "endless"])
 
 
 def _canonical(raw: bytes) -> bytes:

@@ -2,9 +2,19 @@
 
 The buckets are in the cache, so all fronts that share one count together; an account's keys and
 sessions share the account's. The answer's headers follow draft-ietf-httpapi-ratelimit-headers-10.
+
+Who calls is known only after the database was asked, which whoever invents credentials could have
+done at will. An address whose bucket was emptied by credentials that nobody has is therefore in
+doubt for ``DOUBTED_S`` seconds from the last of them: what comes from there with a credential that
+is new to this process takes its unit before it is looked up, and is refused without a look if there
+is none. Those whose credential was good here within ``GOOD_S`` seconds are looked up all the same,
+so that nobody can lock out who works behind the same address. A newcomer behind it shares the
+address's units with the flood, as whoever comes without a credential does, and has one as soon as
+the flood ends.
 """
 
 import math
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -17,13 +27,18 @@ from limner.core.clock import Clock
 from limner.core.errors import EngineUnavailable, TooMany
 from limner.core.logs import get_logger
 from limner.core.tunables import Tunables
+from limner.http.auth import cookies
 from limner.http.auth.callers import Caller
 from limner.http.ports import Front
+from limner.storage.sql.accounts import digest
 
 log = get_logger("http")
 
 IPV6_SITE_BITS = 64
 LOOK_AGAIN_S = 1.0
+DOUBTED_S = 60.0
+GOOD_S = 86_400.0
+NOTED_LIMIT = 10_000
 ALLOWANCE: web.RequestKey[dict[str, str]] = web.RequestKey("rate_limit", dict)
 
 T = TypeVar("T")
@@ -58,12 +73,51 @@ class Rates:
         )
 
 
+class Noted:
+    """Names that were noted within the last ``life_s`` seconds; of too many the oldest go first."""
+
+    def __init__(self, clock: Clock, life_s: float, limit: int = NOTED_LIMIT) -> None:
+        self._clock = clock
+        self._life_s = life_s
+        self._limit = limit
+        self._until_s: OrderedDict[str, float] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Give how many are kept."""
+        return len(self._until_s)
+
+    def __contains__(self, name: str) -> bool:
+        """Whether the name was noted lately."""
+        self._drop()
+        return name in self._until_s
+
+    def note(self, name: str) -> None:
+        """Note a name, anew if it is there."""
+        self.forget(name)
+        self._until_s[name] = self._clock.monotonic() + self._life_s
+        self._drop()
+
+    def forget(self, name: str) -> None:
+        """Forget a name."""
+        self._until_s.pop(name, None)
+
+    def _drop(self) -> None:
+        """Drop those whose time is over; they stand in the order of it."""
+        now_s = self._clock.monotonic()
+        while self._until_s:
+            until_s = next(iter(self._until_s.values()))
+            if until_s > now_s and len(self._until_s) <= self._limit:
+                return
+            self._until_s.popitem(last=False)
+
+
 class Buckets:
     """Token buckets in the cache, or in this process while the cache is away.
 
     Then each process limits by itself, which is less than all together and more than nothing.
     While it is away it is asked once in ``LOOK_AGAIN_S`` seconds only, since each call may wait
-    long for its answer.
+    long for its answer. ``doubted`` are addresses that have sent too many credentials of nobody's,
+    ``good`` the digests of credentials that were somebody's; this process's own, both.
 
     Args:
         cache: shared by all fronts.
@@ -76,6 +130,8 @@ class Buckets:
         self._spare = spare
         self._clock = clock
         self._asked_again_at_s: float | None = None
+        self.doubted = Noted(clock, DOUBTED_S)
+        self.good = Noted(clock, GOOD_S)
 
     async def take(self, bucket: str, per_s: float, burst: int) -> Allowance:
         """Take one unit from a bucket that fills by ``per_s`` up to ``burst``."""
@@ -124,15 +180,51 @@ async def spend(request: web.Request, bucket: str, per_s: float, burst: int, ref
         raise TooMany(refusal, retry_after_s=allowance.retry_after_s)
 
 
-async def take(front: Front, request: web.Request, caller: Caller) -> None:
-    """Count one request.
+async def take_before(front: Front, request: web.Request) -> bool:
+    """Count a request for its address, if its credential may be looked up for nothing; say if so.
 
     Raises:
         TooMany: with the seconds to wait.
     """
+    buckets = request.app[BUCKETS]
+    # Mostly no address is in doubt, and nothing has to be found out.
+    if not buckets.doubted:
+        return False
+    credential, address = _credential(front, request), client_address(front, request)
+    if not credential or credential in buckets.good or address not in buckets.doubted:
+        return False
+    await _take(request, (await _rates(front, request.app)).anonymous, address)
+    return True
+
+
+async def take(
+    front: Front, request: web.Request, caller: Caller, *, is_counted: bool = False
+) -> None:
+    """Count one request; ``is_counted`` says that ``take_before`` has done so for its address.
+
+    Raises:
+        TooMany: with the seconds to wait.
+    """
+    buckets, credential = request.app[BUCKETS], _credential(front, request)
     rates = await _rates(front, request.app)
-    rate = rates.account if caller.is_known else rates.anonymous
-    whose = caller.id or client_address(front, request)
+    if caller.is_known:
+        buckets.good.note(credential)
+        await _take(request, rates.account, caller.id)
+        return
+    buckets.good.forget(credential)
+    address = client_address(front, request)
+    if is_counted:
+        buckets.doubted.note(address)
+        return
+    try:
+        await _take(request, rates.anonymous, address)
+    except TooMany:
+        if caller.fault is not None:
+            buckets.doubted.note(address)
+        raise
+
+
+async def _take(request: web.Request, rate: Rate, whose: str) -> None:
     bucket = f"http:{rate.name}:{whose}"
     allowance = await request.app[BUCKETS].take(bucket, rate.per_s, rate.burst)
     request[ALLOWANCE] = _headers(rate, allowance)
@@ -157,6 +249,15 @@ async def tell(request: web.Request, response: web.StreamResponse) -> None:
     """Add what is left of the allowance to an answer's headers."""
     for name, value in request.get(ALLOWANCE, {}).items():
         response.headers.setdefault(name, value)
+
+
+def _credential(front: Front, request: web.Request) -> str:
+    """Give a digest of what says who calls, or an empty string; a header wins over a cookie."""
+    headers = request.headers.getall("Authorization", [])
+    if headers:
+        return digest(f"header {headers}")
+    cookie = cookies.read(front, request)
+    return digest(f"cookie {cookie}") if cookie is not None else ""
 
 
 def client_address(front: Front, request: web.Request) -> str:

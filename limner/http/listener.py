@@ -8,8 +8,12 @@ a problem as everything else (ASVS 5.0 chapter 4.2; RFC 9112 section 11).
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import resource
+import socket
+import sys
+import termios
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,6 +43,8 @@ CONNECTIONS = 10_000
 OTHER_FILES = 256
 """Kept free for databases, files and logs."""
 TURNED_AWAY_RETRY_S = 5
+LOOKS = 4
+"""How often in ``stall_s`` we look whether a client has taken something."""
 BARE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -62,13 +68,31 @@ def room() -> int:
     return max(1, min(CONNECTIONS, most))
 
 
+def queued_bytes(line: socket.socket | None) -> int:
+    """Give what the kernel holds that the client's has not taken (tcp(7), ``SIOCOUTQ``).
+
+    0 where it does not tell.
+    """
+    if line is None:
+        return 0
+    try:
+        return int.from_bytes(fcntl.ioctl(line.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    except (OSError, ValueError):
+        return 0
+
+
 @dataclass(frozen=True)
 class Bounds:
     """What a client may take.
 
     Seconds for a whole head, counted from its first byte or, for the first one, from the
-    connection; seconds between two requests; seconds without reading what it is sent; bytes of a
-    head; connections of all clients together.
+    connection; seconds between two requests; seconds without taking anything of what it is sent;
+    bytes of a head; connections of all clients together.
+
+    Who reads slowly but does read is not cut, however long it takes. What waits for it is bounded
+    otherwise: of an event stream by ``stream.BACKLOG_LIMIT_BYTES``; of another answer by that
+    answer's own size, since its handler waits before it goes on, and the next request of the
+    connection until it has; and of all clients together by the number of connections.
     """
 
     head_s: float = 10.0
@@ -89,6 +113,7 @@ class Connection(web.RequestHandler):
         self._bounds = bounds
         self._head_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
+        self._untaken_bytes = self._vain_looks = 0
         self._head_size_bytes = 0
         self._is_refused = False
 
@@ -147,7 +172,8 @@ class Connection(web.RequestHandler):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._stall_timer = self._loop.call_later(self._bounds.stall_s, self._stalled)
+        self._untaken_bytes, self._vain_looks = self._waiting_bytes(), 0
+        self._look_later()
 
     def resume_writing(self) -> None:
         self._stop_stall()
@@ -158,8 +184,33 @@ class Connection(web.RequestHandler):
             self._stall_timer.cancel()
             self._stall_timer = None
 
-    def _stalled(self) -> None:
+    def expect_written(self, size_bytes: int) -> None:
+        """Take note of what is about to be written although the client is behind."""
+        self._untaken_bytes += size_bytes
+
+    def _waiting_bytes(self) -> int:
+        """Give what the client has not taken; bytes that only move to the kernel stay counted."""
+        if self.transport is None:
+            return 0
+        line = self.transport.get_extra_info("socket")
+        return self.transport.get_write_buffer_size() + queued_bytes(line)
+
+    def _look_later(self) -> None:
+        self._stall_timer = self._loop.call_later(self._bounds.stall_s / LOOKS, self._look)
+
+    def _look(self) -> None:
+        """Cut a client that has taken nothing for ``stall_s``.
+
+        It has taken something if less waits than at the last look and was written since.
+        """
+        waiting_bytes = self._waiting_bytes()
+        self._vain_looks = self._vain_looks + 1 if waiting_bytes >= self._untaken_bytes else 0
+        self._untaken_bytes = waiting_bytes
+        if self._vain_looks < LOOKS:
+            self._look_later()
+            return
         log.info("a client does not read and is cut", waited_s=self._bounds.stall_s)
+        self._stall_timer = None
         if self.transport is not None:
             self.transport.abort()
 

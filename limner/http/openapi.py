@@ -212,11 +212,13 @@ class _Describing:
         if route.answer is not None:
             good["content"] = {"application/json": self._content(route.answer, "serialization")}
         elif route.media:
-            good["content"] = {one: {"schema": _media(one)} for one in route.media.split(", ")}
+            good["content"] = _contents(route.media)
         found = {str(route.status): good}
         for other, text in route.also.items():
             if other >= FIRST_FAULT:
-                found[str(other)] = responses.problem(str(other), REF.format(model="Problem"), text)
+                fault = responses.problem(str(other), REF.format(model="Problem"), text)
+                fault["content"] |= _contents(route.also_media.get(other, ""))
+                found[str(other)] = fault
                 continue
             found[str(other)] = {**good, "description": text}
             if other in EMPTY:
@@ -231,9 +233,13 @@ class _Describing:
         return dict(sorted(found.items()))
 
 
-def _media(content_type: str) -> dict[str, Any]:
-    """Give the schema of an answer that no model describes."""
-    return {"type": "object" if content_type.endswith("json") else "string"}
+def _contents(media: str) -> dict[str, Any]:
+    """Describe an answer of one of these types, separated by commas, that no model describes."""
+    return {
+        one: {"schema": {"type": "object" if one.endswith("json") else "string"}}
+        for one in media.split(", ")
+        if one
+    }
 
 
 def _plain(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:

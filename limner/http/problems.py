@@ -45,7 +45,6 @@ SPECIAL = {
     "needs_browser": (403, "This is done in a browser that is signed in, and not with a key"),
     "no_email": (422, "The account has no mail address"),
     "no_password": (409, "The account has no password; a mailed link sets one"),
-    "not_verified": (403, "The account's mail address has to be confirmed first"),
     "password_wrong": (403, "The password that was to show who asks is not the account's"),
     "registration_closed": (403, "Accounts are made by an administrator here"),
     "sign_in_again": (403, "The account has no password to show: sign in again, and do it then"),

@@ -84,8 +84,10 @@ CODES = {
 }
 """A code for an example: the usual one of each status."""
 EVERY = ("X-Request-Id", "RateLimit", "RateLimit-Policy")
-PROBES = frozenset({"/livez", "/readyz"})
-"""Paths that are neither limited nor ask the database who calls."""
+PROBES = frozenset({"/livez"})
+"""Paths that are never limited and never ask the database who calls."""
+WAITING = frozenset({"409", "429", "503"})
+"""Problems that may say when to come again; of 409 the one of a request that is still running."""
 LOCATED = frozenset({201, 302, 303})
 """Statuses that say where something is."""
 
@@ -137,7 +139,7 @@ def problem(status: str, schema: str, text: str = "") -> dict[str, Any]:
     code = CODES.get(int(status), "conflict")
     text = text or FAULTS[status]
     headers = list(EVERY)
-    if status in {"429", "503"}:
+    if status in WAITING:
         headers.append("Retry-After")
     if status == "401":
         headers.append("WWW-Authenticate")

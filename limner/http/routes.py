@@ -37,7 +37,8 @@ class Route:
     and that the handler reads. ``has_head`` is False where a HEAD would
     have an effect or no meaning. ``is_tagged``: the answer has an ETag; ``waits``: it honours
     ``Prefer: wait``. ``creates``: an Idempotency-Key is obeyed, and the handler ends with
-    ``call.answered``. ``also`` names the further statuses it may answer with, each with a sentence.
+    ``call.answered``. ``also`` names the further statuses it may answer with, each with a sentence;
+    ``also_media`` the types of those from 400 on that are answered without being a problem.
     """
 
     method: str
@@ -59,6 +60,7 @@ class Route:
     waits: bool = False
     creates: bool = False
     also: Mapping[int, str] = field(default_factory=dict)
+    also_media: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.access not in {OPEN, ANY} and self.access not in SCOPES:

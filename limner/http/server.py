@@ -60,6 +60,7 @@ def build_application(
     application.on_response_prepare.append(headers.secure)
     application.on_response_prepare.append(limits.tell)
     application.on_response_prepare.append(attempts.tell)
+    application.on_response_prepare.append(access.begin)
     application.cleanup_ctx.append(_streams)
     application.on_shutdown.append(_end_streams)
     register(application, ROUTES)

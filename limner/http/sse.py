@@ -9,7 +9,7 @@ comes back with the number of what it had last.
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import islice
 
@@ -21,10 +21,13 @@ from limner.core.logs import get_logger
 from limner.core.message import Envelope, Event
 from limner.http import frames
 from limner.http.channels import (
+    AT_ONCE,
+    CHECKS_AT_ONCE,
     KINDS,
     PROGRESS,
     Account,
     Channel,
+    Pace,
     Reader,
     distribute,
     missing,
@@ -73,6 +76,7 @@ class Hub:
         self._dirty: dict[str, str] = {}
         self._moving: dict[str, Event] = {}
         self._news = asyncio.Event()
+        self._pace, self._look_pace = Pace(AT_ONCE), Pace(CHECKS_AT_ONCE)
         self._replays = asyncio.Semaphore(REPLAYS_AT_ONCE)
         self.is_closing = False
 
@@ -122,11 +126,13 @@ class Hub:
         """Let a stream have what happens to an object while the block runs."""
         channel = self._channels.setdefault(ident, Channel(ident))
         channel.streams.add(stream)
+        self._revocation.doubt(stream)
         try:
             with self._front.metrics.sse_connections.track_inprogress():
                 yield
         finally:
             channel.streams.discard(stream)
+            self._revocation.trust(stream)
             self._drop_idle(channel)
 
     @contextmanager
@@ -134,11 +140,13 @@ class Hub:
         """Let a stream have what happens to everything an account owns while the block runs."""
         account = self._accounts.setdefault(ident, Account(ident))
         account.readers.add(reader)
+        self._revocation.doubt(reader.stream)
         try:
             with self._front.metrics.sse_connections.track_inprogress():
                 yield
         finally:
             account.readers.discard(reader)
+            self._revocation.trust(reader.stream)
             if not account.readers and self._accounts.get(ident) is account:
                 del self._accounts[ident]
 
@@ -173,9 +181,7 @@ class Hub:
                 await stream.taken()
             # Nothing is awaited between this look and the stream's turning live.
             elif channel.rings == rings:
-                if not channel.is_live:
-                    channel.position = stream.position
-                stream.is_live = True
+                channel.turn_live(stream)
                 return
 
     @staticmethod
@@ -212,7 +218,7 @@ class Hub:
         reader.stream.is_live = True
         # If the database does not answer now, the next ping finds the same.
         with suppress(EngineUnavailable):
-            await self._look_at([self._accounts[ident]])
+            await self._look_at({ident: [reader]})
 
     async def _listen(self) -> None:
         """Hear what happens; what happened while nobody heard is looked for first."""
@@ -220,9 +226,9 @@ class Hub:
             self._ring(self._channels)
             await self._look_at_all()
             async for envelope in events:
-                self._hear(envelope)
+                await self._hear(envelope)
 
-    def _hear(self, envelope: Envelope) -> None:
+    async def _hear(self, envelope: Envelope) -> None:
         try:
             event = Event.from_bytes(envelope.body)
         except Invalid:
@@ -233,7 +239,7 @@ class Hub:
         account = self._accounts.get(owner)
         if kind is not None and not kind.is_stored:
             if account is not None:
-                account.tell(event, as_progress=False)
+                await account.tell(event, self._pace, as_progress=False)
             self._revocation.hear(event)
         elif ident in self._channels or (account is not None and kind is not None):
             if name.endswith(PROGRESS):
@@ -302,9 +308,9 @@ class Hub:
             for ident, its_lines in by_object(lines).items():
                 channel, readers = targets[ident]
                 if channel is not None:
-                    await channel.distribute(its_lines)
+                    await channel.distribute(its_lines, self._pace)
                 if readers:
-                    await distribute(readers, its_lines)
+                    await distribute(readers, its_lines, self._pace)
             if not is_whole:
                 self._ring_again(batch)
 
@@ -313,7 +319,7 @@ class Hub:
         if channel is not None:
             await channel.tell(event)
         if account is not None:
-            account.tell(event, as_progress=True)
+            await account.tell(event, self._pace, as_progress=True)
 
     async def _ping(self) -> None:
         """Write one frame to all, so that nobody between us and them gives up a quiet stream."""
@@ -338,19 +344,20 @@ class Hub:
     async def _look_at_all(self) -> None:
         accounts = list(self._accounts.values())
         for start in range(0, len(accounts), BATCH):
-            await self._look_at(accounts[start : start + BATCH])
+            some = accounts[start : start + BATCH]
+            live = {account.ident: readers for account in some if (readers := account.live)}
+            if live:
+                await self._look_at(live)
 
-    async def _look_at(self, accounts: Iterable[Account]) -> None:
-        """Find what the streams of accounts lack, whether or not it was heard of."""
-        live = {account.ident: readers for account in accounts if (readers := account.live)}
-        if not live:
-            return
+    async def _look_at(self, live: Mapping[str, list[Reader]]) -> None:
+        """Find what streams of accounts lack, whether or not it was heard of."""
         # Read before the lines: up to there, they show everything there will ever be.
         settled = await settled_id(self._database)
         behind = min(reader.settled for readers in live.values() for reader in readers)
-        newest = await newest_of(self._database, list(live), behind)
+        newest = await newest_of(self._database, list(live), behind, settled)
         for owner, readers in live.items():
-            self._ring(missing(readers, newest.get(owner, []), settled), owner)
+            its_newest = newest.get(owner, [])
+            self._ring(await missing(readers, its_newest, settled, self._look_pace), owner)
 
 
 HUB: web.AppKey[Hub] = web.AppKey("hub", Hub)

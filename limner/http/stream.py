@@ -12,6 +12,7 @@ from limner.core.logs import get_logger
 from limner.http import frames
 from limner.http.auth.callers import Caller
 from limner.http.frames import Frame
+from limner.http.listener import Connection
 
 SSE_WRITE = declare("sse.write")
 BACKLOG_LIMIT_BYTES = 1 << 20
@@ -30,6 +31,7 @@ class Stream:
 
     __slots__ = (
         "_is_chunked",
+        "_line",
         "_response",
         "_transport",
         "_writer",
@@ -49,6 +51,7 @@ class Stream:
         self._response = response
         self._writer = writer
         self._transport = request.transport
+        self._line = request.protocol if isinstance(request.protocol, Connection) else None
         self._is_chunked = request.version >= HttpVersion11
         self.caller = caller
         self.position = 0
@@ -79,6 +82,8 @@ class Stream:
             log.warning("a client does not read; it is cut", backlog_bytes=backlog_bytes)
             self.cut()
             return
+        if self._line is not None:
+            self._line.expect_written(len(content))
         transport.write(content)
 
     async def taken(self) -> None:

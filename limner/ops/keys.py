@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from limner.core.emails import normal_email
 from limner.core.errors import NotFound
 from limner.core.unit import Units
 from limner.storage.sql import accounts
@@ -13,13 +14,16 @@ async def create(units: Units, email: str | None, scopes: Sequence[str], name: s
 
     Raises:
         NotFound: there is no such active account.
-        Invalid: a scope that does not exist.
+        Invalid: no address, or a scope that does not exist.
     """
     user = await (
-        User.get_or_none(email=email.lower()) if email else User.get_or_none(is_owner=True)
+        User.get_or_none(email=normal_email(email)) if email else User.get_or_none(is_owner=True)
     )
-    if user is None or user.state != "active":
+    if user is None:
         raise NotFound(f"there is no account {email}" if email else "run.py migrate comes first")
+    if user.state != "active":
+        whose = email or "of the owner"
+        raise NotFound(f"the account {whose} is {user.state}; name the EMAIL of another one")
     work = units.open("cli")
     _, secret = accounts.create_key(work, user, frozenset(scopes), name)
     await units.commit(work)

@@ -187,7 +187,7 @@ async def test_scripts_improve_the_forms(limner: Limner, browser: Browser) -> No
     await anna.press("Sign in")
     await expect(anna.page.locator("#summary")).to_be_focused()
     await expect(anna.page.locator("#summary")).to_have_text(
-        "The address or the password is wrong."
+        "The address or the password is wrong, or the address is not confirmed yet."
     )
     await expect(anna.page.locator("#email")).to_have_value("anna@example.com")
     await expect(anna.page.locator("#password")).to_have_value("")

@@ -124,6 +124,38 @@ async def test_the_table_follows(stage: Stage, window: Window) -> None:
     assert "state=failed" in window.page.url
 
 
+async def test_a_table_in_which_nothing_happens_stays_as_it_is(
+    stage: Stage, window: Window
+) -> None:
+    await stage.task("extracted", prompt="a  wide\n<b>cat</b>")
+    await stage.task("needs_review", prompt="", email="")
+    await window.sign_in()
+    rows = window.page.locator("tbody tr")
+    await rows.evaluate_all("rows => rows.forEach(row => { row.isFirst = true; })")
+    for _ in range(2):
+        async with window.page.expect_response("**/api/tasks") as coming:
+            pass
+        await (await coming.value).finished()
+    assert await rows.evaluate_all("rows => rows.map(row => row.isFirst)") == [True, True]
+
+
+async def test_whoever_goes_by_keyboard_keeps_their_place_in_the_table(
+    stage: Stage, window: Window
+) -> None:
+    task = await stage.task("extracted", prompt="mine")
+    await window.sign_in()
+    link = window.page.get_by_role("link", name="mine")
+    await link.focus()
+    await stage.task("failed", prompt="another")
+    await expect(window.page.locator("tbody tr")).to_have_count(2)
+    await expect(link).to_be_focused()
+    await stage.move(task, "cancelled")
+    await expect(window.page.locator("tbody .state")).to_have_text(["failed", "cancelled"])
+    await expect(link).to_be_focused()
+    await window.page.keyboard.press("Enter")
+    await expect(window.page.locator("#state")).to_have_text("cancelled")
+
+
 async def test_a_wish_is_corrected_and_let_through(stage: Stage, window: Window) -> None:
     task = await stage.task("needs_review", prompt="", email="")
     await window.sign_in()

@@ -24,10 +24,11 @@ from limner.http import idempotency, server
 from limner.http.answers import Answer
 from limner.http.body import LIMIT_BYTES
 from limner.http.call import Call
+from limner.http.openapi import document
 from limner.http.routes import OPEN, Route
 from limner.http.table import ROUTES
 from limner.storage.sql import idempotency as stored
-from limner.storage.sql.accounts import ApiKey
+from limner.storage.sql.accounts import ApiKey, effective_scopes
 from limner.storage.sql.audit import AuditLine
 from limner.storage.sql.faults import Deadlocked
 from limner.storage.sql.idempotency import LEASE_S, IdempotentRequest
@@ -45,6 +46,53 @@ SOURCES = "/api/sources"
 SOURCE = {"name": "x", "connector": "demo"}
 KEY = {"Idempotency-Key": '"8e03978e-40d5-43dd-bc93-6894a57f9324"'}
 RACERS = 50
+CREATING = {
+    "/api/auth/register",
+    "/api/deliveries/{id}/resend",
+    "/api/generate/image",
+    "/api/keys",
+    "/api/providers",
+    "/api/sources",
+    "/api/suppressions",
+    "/api/users",
+}
+SESSION = "makes or ends a session: its secrets are not to be stored"
+MAIL = "asks for a mail, few of which are sent to one address"
+STATE = "moves an object on, which can be done once"
+AGAIN = "comes to the same when it is done again"
+NOT_CREATING = {
+    "/api/auth/email/change": MAIL,
+    "/api/auth/login": SESSION,
+    "/api/auth/logout": SESSION,
+    "/api/auth/password/change": AGAIN,
+    "/api/auth/password/forgot": MAIL,
+    "/api/auth/password/reset": "the link is good once",
+    "/api/auth/refresh": SESSION,
+    "/api/auth/verify-email": AGAIN,
+    "/api/auth/verify-email/resend": MAIL,
+    "/api/erasure": AGAIN,
+    "/api/generate/{id}/cancel": STATE,
+    "/api/intent/test": "changes nothing",
+    "/api/me/export": "changes nothing",
+    "/api/me/totp": "the newest secret counts",
+    "/api/me/totp/confirm": STATE,
+    "/api/me/totp/recovery-codes": "the newest codes count",
+    "/api/notifications/read": AGAIN,
+    "/api/notifications/read-all": AGAIN,
+    "/api/ops/dead-letters/retry-all": STATE,
+    "/api/ops/dead-letters/{id}/discard": STATE,
+    "/api/ops/dead-letters/{id}/retry": STATE,
+    "/api/providers/{id}/callback/{signed}": "has a task looked at",
+    "/api/providers/{id}/test": "makes nothing here, but an order at the provider each time",
+    "/api/settings/revert": AGAIN,
+    "/api/sources/{id}/poll": "no second poll begins while one runs or is asked for",
+    "/api/tasks/{id}/approve": STATE,
+    "/api/tasks/{id}/cancel": STATE,
+    "/api/tasks/{id}/reject": STATE,
+    "/api/tasks/{id}/retry": STATE,
+    "/api/deliveries/{id}/resolve": STATE,
+    "/auth/{name}/link": "leads a browser away",
+}
 
 
 @pytest.fixture
@@ -135,7 +183,8 @@ async def test_nobody_can_try_a_body_against_what_is_stored(stage: Stage) -> Non
     await ask(client)
     row = await IdempotentRequest.get()
     body = json.dumps(BODY, sort_keys=True, separators=(",", ":")).encode()
-    line = f"POST {PATH}\n".encode()
+    rights = " ".join([*sorted(effective_scopes(stage.owner)), "endless"])
+    line = f"POST {PATH}\n{rights}\n".encode()
     assert row.fingerprint == stage.front.sealer.digest("idempotent", line + body)
     assert row.fingerprint != hashlib.sha256(line + body).hexdigest()
 
@@ -194,6 +243,54 @@ async def test_two_credentials_of_one_account_share_its_keys(stage: Stage) -> No
 
 
 @pytest.mark.parametrize(
+    ("scopes", "expires_s"),
+    [(("account:write",), None), (("tasks:read", "account:write"), None), (("admin",), 3600)],
+)
+async def test_a_credential_with_other_rights_is_not_given_what_was_made(
+    stage: Stage, scopes: tuple[str, ...], expires_s: float | None
+) -> None:
+    """Else a lesser key would get the secret of the key that an administrator made."""
+    body = {"scopes": ["admin"]}
+    made = await (await ask(await stage.admin(), body, "/api/keys")).json()
+    lesser = await stage.client(await stage.key(*scopes, expires_s=expires_s))
+    refused = await ask(lesser, body, "/api/keys")
+    assert (refused.status, (await problem(refused))["code"]) == (422, "idempotency_key_reused")
+    assert made["key"] not in await refused.text()
+    again = await ask(await stage.admin(), body, "/api/keys")
+    assert (await again.json())["key"] == made["key"], "who has the same rights is given it"
+
+
+async def test_whoever_has_lost_a_right_is_not_given_what_was_made(stage: Stage) -> None:
+    user = await stage.user("admin")
+    client = await stage.client(await stage.key("sources:write", "users:write", user=user))
+    assert (await ask(client, SOURCE, SOURCES)).status == 201
+    work = stage.work()
+    work.change(user, role="user")
+    await stage.front.units.commit(work)
+    refused = await ask(client, SOURCE, SOURCES)
+    assert (refused.status, (await problem(refused))["code"]) == (422, "idempotency_key_reused")
+
+
+async def test_visitors_of_one_address_share_its_keys_and_those_who_are_known_have_others(
+    migrated_file: Path, tmp_path: Path, clock: HeldClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = Counter[str]()
+
+    async def count(call: Call) -> Made:
+        runs[call.caller.id] += 1
+        return Made(number=runs.total())
+
+    def staging() -> Any:
+        return staged(migrated_file, tmp_path, clock)
+
+    async with with_routes(monkeypatch, staging, count=count) as stage:
+        one, other, known = await stage.client(), await stage.client(), await stage.admin()
+        answers = [await ask(client, {}, "/api/count") for client in (one, other, known)]
+        assert [(await answer.json())["number"] for answer in answers] == [1, 1, 2]
+        assert runs == {"": 1, stage.owner.id: 1}
+
+
+@pytest.mark.parametrize(
     "key", ['"a\\"b\\\\c"', '"two words"', "8e03978e:/x", '"' + "k" * 255 + '"']
 )
 async def test_a_key_is_a_string_in_quotes_or_a_token(stage: Stage, key: str) -> None:
@@ -234,9 +331,24 @@ async def test_a_route_that_makes_nothing_takes_no_notice_of_a_key(stage: Stage)
     assert not await IdempotentRequest.exists()
 
 
-def test_every_post_that_answers_201_obeys_a_key() -> None:
-    made = {route.path for route in ROUTES if route.method == "POST" and route.status == 201}
-    assert made <= {route.path for route in ROUTES if route.creates}
+def test_every_post_that_makes_something_obeys_a_key() -> None:
+    posts = {
+        route.path: route for route in ROUTES if route.method == "POST" and route.is_documented
+    }
+    assert set(posts) == CREATING | set(NOT_CREATING), "say of a new POST whether it creates"
+    assert not CREATING & set(NOT_CREATING)
+    assert {route.path for route in ROUTES if route.creates} == CREATING
+    assert {path for path, route in posts.items() if route.status == 201} <= CREATING
+
+
+def test_what_a_post_has_made_has_a_place_that_the_description_names() -> None:
+    paths = document(ROUTES, "1")["paths"]
+    located = set()
+    for path, methods in paths.items():
+        answers = methods.get("post", {}).get("responses", {})
+        if any("Location" in one.get("headers", {}) for one in answers.values()):
+            located.add(path)
+    assert located == CREATING | {"/auth/{name}/link"}, "a link leads a browser away"
 
 
 @pytest.mark.parametrize(

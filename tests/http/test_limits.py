@@ -1,10 +1,12 @@
 """Rate limits: per account, per address, over proxies and processes, and without a cache."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from secrets import token_urlsafe
 from typing import Any
 
 import pytest
@@ -18,10 +20,15 @@ from limner.core.clock import HeldClock
 from limner.core.errors import EngineUnavailable
 from limner.core.settings import HttpSettings
 from limner.core.tunables import Tunables
-from limner.http.limits import LOOK_AGAIN_S, Buckets, Rate, Rates
+from limner.http.auth import callers
+from limner.http.auth.callers import Caller, LookUp
+from limner.http.limits import DOUBTED_S, LOOK_AGAIN_S, Buckets, Noted, Rate, Rates
+from limner.http.ports import Front
 from limner.http.server import Options, build_application
 from limner.storage.cache.memory import MemoryCache
 from limner.storage.cache.redis import RedisCache
+from limner.storage.sql.accounts import ApiKey, revoke_key
+from limner.storage.sql.remembered import LIFE_S
 from limner.storage.sql.tunables import TunableStore
 from tests.contracts.engines import require
 from tests.engines import missing, shared
@@ -288,3 +295,189 @@ async def test_every_answer_that_was_counted_tells_what_is_left(stage: Stage, pa
     assert answers[-1].status == 429
     for answer in answers:
         assert {"RateLimit", "RateLimit-Policy"} <= set(answer.headers)
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Give what the database was asked about: an entry for each look for who calls."""
+    found: list[str] = []
+
+    def counted(name: str) -> None:
+        look_up: LookUp = getattr(callers, name)
+
+        async def look(front: Front, secret: str, credential: str) -> Caller:
+            found.append(credential)
+            return await look_up(front, secret, credential)
+
+        monkeypatch.setattr(callers, name, look)
+
+    for name in ("_by_key", "_by_token", "_by_cookie"):
+        counted(name)
+    return found
+
+
+def invented(kind: str) -> dict[str, str]:
+    """Give headers with a credential that is nobody's."""
+    if kind == "cookie":
+        return {"Cookie": f"limner_session={token_urlsafe()}"}
+    return {"Authorization": f"Bearer {'lim_' if kind == 'key' else ''}{token_urlsafe()}"}
+
+
+async def flood(client: TestClient[Any, Any], kind: str = "key", times: int = 20) -> Counter[int]:
+    """Send invented credentials; say how often which status came."""
+    statuses = Counter[int]()
+    for _ in range(times):
+        answer = await client.get("/api/tasks", headers=invented(kind))
+        statuses[answer.status] += 1
+        assert answer.status == 401 or int(answer.headers["Retry-After"]) > 0
+    return statuses
+
+
+@pytest.mark.parametrize("kind", ["key", "token", "cookie"])
+async def test_who_invents_credentials_cannot_have_the_database_asked_at_will(
+    stage: Stage, looks: list[str], kind: str
+) -> None:
+    client = await stage.client()
+    assert await flood(client, kind) == {401: 2, 429: 18}
+    assert len(looks) == 3, "the bucket, and the one that found it empty"
+    stage.clock.advance(2)
+    assert await flood(client, kind) == {401: 1, 429: 19}
+    assert len(looks) == 4, "what has come in since, and no more"
+
+
+async def test_who_was_let_in_before_is_not_locked_out_by_others_of_the_address(
+    stage: Stage, looks: list[str]
+) -> None:
+    secret = await stage.key("admin")
+    known = await stage.client(secret)
+    browser = await stage.signed_in()
+    assert (await known.get("/api/tasks")).status == 200
+    assert (await browser.get("/api/tasks")).status == 200
+    other = await stage.client()
+    await flood(other)
+    stage.clock.advance(LIFE_S)
+    await flood(other)
+    looks.clear()
+    for client in (known, browser):
+        answer = await client.get("/api/tasks")
+        assert answer.status == 200
+        assert answer.headers["RateLimit-Policy"].startswith('"account"')
+    assert len(looks) == 2, "what was remembered of them is over; they are looked up anew"
+
+
+async def test_a_newcomer_gets_in_as_soon_as_the_flood_leaves_a_unit(
+    stage: Stage, looks: list[str]
+) -> None:
+    await flood(await stage.client())
+    looks.clear()
+    newcomer = await stage.admin()
+    refused = await newcomer.get("/api/tasks")
+    assert (refused.status, (await problem(refused))["code"]) == (429, "rate_limited")
+    assert refused.headers["RateLimit-Policy"].startswith('"anonymous"')
+    assert looks == []
+    stage.clock.advance(float(refused.headers["Retry-After"]))
+    answer = await newcomer.get("/api/tasks")
+    assert answer.status == 200
+    assert answer.headers["RateLimit"].startswith('"account";r=2'), "it counts for the account too"
+    assert (await newcomer.get("/api/tasks")).status == 200, "from now on it is known"
+
+
+async def test_a_credential_that_ends_is_worth_no_more_looks_than_an_invented_one(
+    stage: Stage, looks: list[str]
+) -> None:
+    client = await stage.admin()
+    assert (await client.get("/api/tasks")).status == 200
+    await flood(await stage.client())
+    work = stage.work()
+    revoke_key(work, await ApiKey.get())
+    await stage.front.units.commit(work)
+    looks.clear()
+    assert [(await client.get("/api/tasks")).status for _ in range(4)] == [429] * 4
+    assert len(looks) == 1
+
+
+async def test_an_address_in_doubt_costs_those_who_are_known_no_more_than_before(
+    stage: Stage,
+) -> None:
+    cache = LosableCache(stage.clock)
+    secret = await stage.key("admin")
+    async with fronts(stage, cache) as (client,):
+        assert (await get(client, "/api/tasks", secret)).status == 200
+        await flood(client)
+        cache.asked = 0
+        assert (await get(client, "/api/tasks", secret)).status == 200
+        assert cache.asked == 1
+        assert (await get(client)).status == 429
+        assert cache.asked == 2, "a visitor is counted once too"
+
+
+async def test_after_a_minute_without_bad_credentials_an_address_is_no_longer_in_doubt(
+    stage: Stage,
+) -> None:
+    cache = LosableCache(stage.clock)
+    async with fronts(stage, cache) as (client,):
+        await flood(client)
+        stage.clock.advance(DOUBTED_S - 1)
+        # Both of the bucket's units are there, and taken before the look.
+        assert await flood(client, times=2) == {401: 2}
+        stage.clock.advance(DOUBTED_S - 1)
+        cache.asked = 0
+        assert (await get(client, "/api/tasks", await stage.key("admin"))).status == 200
+        assert cache.asked == 2, "the last bad one was less than a minute ago"
+        stage.clock.advance(1)
+        cache.asked = 0
+        assert (await get(client, "/api/tasks", await stage.key("admin"))).status == 200
+        assert cache.asked == 1
+
+
+async def test_one_bad_credential_brings_no_address_into_doubt(stage: Stage) -> None:
+    """A key that was revoked and is still used somewhere must not slow the company down."""
+    cache = LosableCache(stage.clock)
+    async with fronts(stage, cache) as (client,):
+        assert await flood(client, times=2) == {401: 2}
+        cache.asked = 0
+        assert (await get(client, "/api/tasks", await stage.key("admin"))).status == 200
+        assert cache.asked == 1
+
+
+async def test_visitors_who_come_too_often_bring_no_address_into_doubt(stage: Stage) -> None:
+    visitor = await stage.client()
+    assert [(await visitor.get("/docs")).status for _ in range(4)] == [200, 200, 429, 429]
+    assert (await (await stage.admin()).get("/api/tasks")).status == 200
+
+
+async def test_behind_a_proxy_each_address_is_doubted_for_itself(
+    stage: Stage, looks: list[str]
+) -> None:
+    client = await stage.client()
+    mine, other = {"X-Forwarded-For": "203.0.113.7"}, {"X-Forwarded-For": "203.0.113.8"}
+    for _ in range(5):
+        await client.get("/api/tasks", headers={**invented("key"), **mine})
+    looks.clear()
+    newcomer = await stage.admin()
+    assert (await newcomer.get("/api/tasks", headers=other)).status == 200
+    assert (await (await stage.admin()).get("/api/tasks", headers=mine)).status == 429
+    assert len(looks) == 1
+
+
+def test_what_is_noted_is_bounded_and_ends(clock: HeldClock) -> None:
+    noted = Noted(clock, 10.0, limit=2)
+    for name in ("a", "b", "a", "c"):
+        noted.note(name)
+    assert [name in noted for name in "abc"] == [True, False, True], "the one of longest ago went"
+    clock.advance(9)
+    noted.note("a")
+    clock.advance(1)
+    assert [name in noted for name in "abc"] == [True, False, False]
+    assert len(noted) == 1
+    noted.forget("a")
+    noted.forget("never there")
+    assert not noted
+
+
+@pytest.mark.parametrize("path", ["/livez?verbose", "/static/docs.css?verbose"])
+async def test_only_the_report_of_a_probe_is_counted(stage: Stage, path: str) -> None:
+    client = await stage.client()
+    assert 429 not in {(await client.get(path)).status for _ in range(5)}
+    reports = [(await client.get("/readyz?verbose")).status for _ in range(3)]
+    assert reports == [401, 401, 429]

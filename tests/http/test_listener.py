@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,9 +16,10 @@ from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 from structlog.testing import capture_logs
 
 from limner.core.clock import HeldClock
-from limner.http import access
-from limner.http.listener import Bounds, fault_of, room
+from limner.http import access, frames
+from limner.http.listener import LOOKS, Bounds, fault_of, queued_bytes, room
 from limner.http.problems import BadRequest, HeadTooLarge, TooSlow
+from limner.http.sse import HUB
 from tests.fakes.front import Stage, staged, until
 
 Line = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -33,7 +35,9 @@ SECURED = {
     "cache-control",
     "x-request-id",
 }
+ASK = b"GET /openapi.json HTTP/1.1\r\n" + HOST
 HALVES = 500
+PAUSE_S = 0.02
 PATIENCE_S = 10.0
 
 
@@ -316,26 +320,125 @@ async def test_when_there_is_no_room_a_connection_is_turned_away_with_a_word(
             assert (await answer_of(reader))[0] == 200
 
 
-async def test_a_client_that_does_not_read_is_cut(hasty: Stage) -> None:
+async def narrow_line(stage: Stage) -> socket.socket:
+    """Connect with small buffers in both kernels: what is not read waits in the process."""
+    for site in stage.server.runner.sites:  # type: ignore[union-attr]
+        for listening in site._server.sockets:  # type: ignore[union-attr]
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
     line = socket.socket()
     line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     line.setblocking(False)
-    await asyncio.get_running_loop().sock_connect(line, ("127.0.0.1", hasty.server.port))
+    await asyncio.get_running_loop().sock_connect(line, ("127.0.0.1", stage.server.port))
+    return line
+
+
+def was_cut(logs: list[Any]) -> bool:
+    return any("does not read" in one["event"] for one in logs)
+
+
+async def test_a_client_that_does_not_read_is_cut(hasty: Stage) -> None:
+    line = await narrow_line(hasty)
     with capture_logs() as logs:
         _, writer = await asyncio.open_connection(sock=line, limit=1024)
-        ask = b"GET /openapi.json HTTP/1.1\r\n" + HOST + b"\r\n"
-        writer.write(ask * 200)
-        await until(lambda: any("does not read" in one["event"] for one in logs), 20)
+        writer.write(ASK + b"\r\n")
+        await until(lambda: was_cut(logs), 20)
         writer.close()
         await asyncio.gather(writer.wait_closed(), return_exceptions=True)
 
 
+async def test_a_client_that_stops_reading_after_a_while_is_cut(hasty: Stage) -> None:
+    loop = asyncio.get_running_loop()
+    with capture_logs() as logs, await narrow_line(hasty) as line:
+        await loop.sock_sendall(line, (ASK + b"\r\n") * 20)
+        await read_slowly(line, 4 * SOON.stall_s)
+        assert not was_cut(logs)
+        await until(lambda: was_cut(logs), 20)
+
+
+async def read_slowly(line: socket.socket, lasts_s: float = 60.0) -> bytes:
+    """Read a little, then pause, until the end or for so long; gives what was read."""
+    loop, got, left = asyncio.get_running_loop(), bytearray(), b"more"
+    began_s = loop.time()
+    while left and loop.time() - began_s < lasts_s:
+        left = await loop.sock_recv(line, 4096)
+        got += left
+        await asyncio.sleep(PAUSE_S)
+    return bytes(got)
+
+
 async def test_a_client_that_reads_slowly_but_does_read_gets_everything(hasty: Stage) -> None:
-    async with line_to(hasty) as (reader, writer):
-        ask = b"GET /openapi.json HTTP/1.1\r\n" + HOST + b"\r\n"
-        writer.write(ask * 20)
-        bodies = {(await answer_of(reader))[2] for _ in range(20)}
-        assert len(bodies) == 1
+    loop = asyncio.get_running_loop()
+    with capture_logs() as logs, await narrow_line(hasty) as line:
+        began_s = loop.time()
+        await loop.sock_sendall(line, ASK + b"\r\n" + ASK + b"Connection: close\r\n\r\n")
+        got = await read_slowly(line)
+        # All the while more than the transport's low-water mark was waiting.
+        assert loop.time() - began_s > 4 * SOON.stall_s
+    assert not was_cut(logs)
+    first, second = (part.partition(b"\r\n\r\n")[2] for part in got.split(b"HTTP/1.1 200 OK")[1:])
+    assert json.loads(first) == json.loads(second)
+
+
+async def test_a_client_that_takes_less_than_is_written_to_it_does_read(hasty: Stage) -> None:
+    """Of an event stream: what waits grows all the while, up to the bound that streams have."""
+    client = await hasty.admin()
+    answer = await client.get("/api/stream")
+    hub = hasty.server.app[HUB]
+    await until(lambda: len(hub.seats.streams()) == 1)
+    [stream] = hub.seats.streams()
+    line, waits, aborted = stream._line, [100_000], list[bool]()
+    assert line is not None
+    before = line._untaken_bytes
+    stream.write(frames.PING)
+    assert line._untaken_bytes - before == len(frames.PING.chunk)
+    transport = SimpleNamespace(
+        get_extra_info=lambda _: None,
+        get_write_buffer_size=lambda: waits[0],
+        abort=lambda: aborted.append(True),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(line, "transport", transport)
+        line.pause_writing()
+        for taken in [1] * 3 * LOOKS + [0] * LOOKS:
+            assert not aborted
+            line._stop_stall()
+            line.expect_written(500)
+            waits[0] += 500 - taken
+            line._look()
+        assert aborted
+    line.resume_writing()
+    answer.close()
+
+
+def test_where_the_kernel_does_not_tell_what_it_holds_it_counts_as_nothing() -> None:
+    with socket.socket() as line:
+        assert queued_bytes(line) == 0
+    assert queued_bytes(line) == queued_bytes(None) == 0
+
+
+async def test_a_client_that_takes_what_the_kernel_holds_does_read(hasty: Stage) -> None:
+    """The kernel asks for more in large portions: until then nothing of ours becomes less."""
+    count, aborted = 3 * LOOKS, list[bool]()
+    line: Any = hasty.server.runner.server()  # type: ignore[union-attr, misc]
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        line.transport = SimpleNamespace(
+            get_extra_info={"socket": ours}.get,
+            get_write_buffer_size=lambda: 100_000,
+            abort=lambda: aborted.append(True),
+        )
+        for _ in range(count):
+            ours.send(b"x")
+        assert queued_bytes(ours) >= count
+        line.pause_writing()
+        for place in range(count + LOOKS):
+            assert not aborted
+            line._stop_stall()
+            if place < count:
+                theirs.recv(1)
+            line._look()
+        assert queued_bytes(ours) == 0
+        assert aborted
 
 
 async def test_a_bug_outside_of_all_handlers_is_answered_without_its_text_or_the_path(

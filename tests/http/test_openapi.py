@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import ClientResponse
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped] # ships no types
 from openapi_spec_validator import validate
 
 from limner.core.clock import HeldClock
+from limner.core.errors import EngineUnavailable
+from limner.http.auth import callers
+from limner.http.limits import Rate, Rates
 from limner.http.openapi import document
 from limner.http.routes import Route
 from limner.http.table import ROUTES
@@ -54,7 +58,7 @@ def test_access_is_described(described: dict[str, Any]) -> None:
     paths = described["paths"]
     assert paths["/livez"]["get"]["security"] == []
     assert paths["/api/tasks"]["get"]["security"][0] == {"key": ["tasks:read"]}
-    assert paths["/api/keys"]["get"]["security"][0] == {"key": []}
+    assert paths["/api/stream"]["get"]["security"][0] == {"key": []}
 
 
 @pytest.mark.parametrize(
@@ -65,6 +69,9 @@ def test_access_is_described(described: dict[str, Any]) -> None:
         ("post", "/api/sources", {"201", "409", *CHANGING}),
         ("post", "/api/tasks/{id}/retry", {"202", "404", "409", *CHANGING}),
         ("get", "/livez", {"200", "422"}),
+        ("get", "/readyz", {"200", *GUARDED}),
+        ("get", "/healthz", {"200", *GUARDED}),
+        ("post", "/api/deliveries/{id}/resend", {"202", "404", "409", *CHANGING}),
     ],
 )
 def test_every_answer_is_described(
@@ -119,7 +126,32 @@ def test_every_answer_names_its_headers(described: dict[str, Any]) -> None:
     assert {"Location", "Idempotency-Replayed", "X-Request-Id", "RateLimit"} <= set(made)
     assert "ETag" in paths["/api/tasks/{id}"]["get"]["responses"]["200"]["headers"]
     assert "Link" in paths["/api/tasks"]["get"]["responses"]["200"]["headers"]
-    assert "Retry-After" in described["components"]["responses"]["Problem429"]["headers"]
+    for status in ("409", "429", "503"):
+        problem = described["components"]["responses"][f"Problem{status}"]
+        assert "Retry-After" in problem["headers"], status
+    again = paths["/api/deliveries/{id}/resend"]["post"]["responses"]["202"]["headers"]
+    assert {"Location", "Idempotency-Replayed"} <= set(again)
+    taken = paths["/api/users"]["post"]["responses"]["409"]["headers"]
+    assert "Retry-After" in taken, "also where the sentence is one of its own"
+
+
+def test_whoever_may_wait_is_told_so(described: dict[str, Any]) -> None:
+    waiting = set()
+    for path, methods in described["paths"].items():
+        for method, one in methods.items():
+            if any(parameter["name"] == "Prefer" for parameter in one["parameters"]):
+                good = min(one["responses"])
+                assert "Preference-Applied" in one["responses"][good]["headers"], path
+                waiting.add(f"{method} {path}")
+    assert waiting == {
+        "post /api/generate/image",
+        "get /api/generate/{id}",
+        "post /api/generate/{id}/cancel",
+        "delete /api/generate/{id}",
+        "get /api/tasks/{id}",
+        "post /api/tasks/{id}/retry",
+        "post /api/tasks/{id}/approve",
+    }
 
 
 def test_every_tag_is_described(described: dict[str, Any]) -> None:
@@ -172,6 +204,77 @@ def _assert_valid(described: dict[str, Any], route: Route, content: Any) -> None
     schema = operation["responses"]["200"]["content"]["application/json"]["schema"]
     whole = {**schema, "components": described["components"]}
     Draft202012Validator(whole).validate(content)
+
+
+@pytest.mark.parametrize(
+    ("path", "scope", "status", "content_type"),
+    [
+        ("/readyz", None, 503, "text/plain"),
+        ("/readyz?verbose", None, 401, "application/problem+json"),
+        ("/readyz?verbose", "tasks:read", 403, "application/problem+json"),
+        ("/readyz?verbose", "ops:read", 503, "application/health+json"),
+        ("/readyz?verbose&verbose", None, 422, "application/problem+json"),
+        ("/healthz", "ops:read", 503, "application/health+json"),
+        ("/healthz", "tasks:read", 403, "application/problem+json"),
+    ],
+)
+@pytest.mark.parametrize("is_ready", [False, True])
+async def test_probes_of_every_outcome_answer_as_described(
+    described: dict[str, Any],
+    migrated_file: Path,
+    tmp_path: Path,
+    clock: HeldClock,
+    path: str,
+    scope: str | None,
+    status: int,
+    content_type: str,
+    is_ready: bool,
+) -> None:
+    if is_ready and status == 503:
+        status = 200
+    async with staged(migrated_file, tmp_path, clock) as stage:
+        stage.is_ready = is_ready
+        client = await stage.client(await stage.key(scope) if scope else None)
+        answer = await client.get(path)
+        await answer.read()
+    assert (answer.status, answer.content_type) == (status, content_type)
+    _assert_described(described, path, answer)
+
+
+async def test_probes_that_are_refused_for_now_answer_as_described(
+    described: dict[str, Any],
+    migrated_file: Path,
+    tmp_path: Path,
+    clock: HeldClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def fail(*_: Any) -> None:
+        raise EngineUnavailable("The database is out of reach")
+
+    few = Rates(Rate("account", 1, 1), Rate("anonymous", 1, 1))
+    async with staged(migrated_file, tmp_path, clock, rates=few) as stage:
+        client, nobody = await stage.admin(), await stage.client()
+        for path in ("/readyz?verbose", "/healthz"):
+            with monkeypatch.context() as patched:
+                patched.setattr(callers, "find_key", fail)
+                away = await client.get(path)
+            assert (away.status, away.content_type) == (503, "application/problem+json")
+            _assert_described(described, path, away)
+            await nobody.get(path)
+            often = await nobody.get(path)
+            assert (often.status, often.content_type) == (429, "application/problem+json")
+            _assert_described(described, path, often)
+        for _ in range(3):
+            assert (await nobody.get("/livez?verbose")).status == 422, "the probe itself goes on"
+
+
+def _assert_described(described: dict[str, Any], path: str, answer: ClientResponse) -> None:
+    one = described["paths"][path.partition("?")[0]]["get"]["responses"][str(answer.status)]
+    if "$ref" in one:
+        one = described["components"]["responses"][one["$ref"].rpartition("/")[2]]
+    assert answer.content_type in one["content"]
+    told = set(answer.headers) & set(described["components"]["headers"])
+    assert told <= set(one["headers"])
 
 
 def test_a_scope_that_does_not_exist_cannot_be_asked_for() -> None:

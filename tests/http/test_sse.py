@@ -271,7 +271,11 @@ async def test_an_event_that_was_lost_delays_and_never_hides(
     task = await stage.task()
     listener = await connect(await stage.admin(), task)
     await live(stage, task)
-    monkeypatch.setattr(stage.server.app[HUB], "_hear", lambda _: None)
+
+    async def lose(_: Envelope) -> None:
+        pass
+
+    monkeypatch.setattr(stage.server.app[HUB], "_hear", lose)
     await stage.move(task, "extracted", "cancelled")
     assert [one.name for one in await listener.rest()] == ["snapshot", "status", "status", "done"]
 

@@ -1,7 +1,7 @@
 """The stream of everything an account owns: cursors, replay, gaps, scopes, and what it ends of."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,13 @@ from limner.core.ids import new_id, uuid7
 from limner.core.message import Envelope, Event
 from limner.http import channels, revocation, sse
 from limner.http import stream as connection
+from limner.http.auth.callers import Caller, still_valid
+from limner.http.channels import Reader
 from limner.http.frames import settled_in
+from limner.http.ports import Front
 from limner.http.sse import HUB, Hub
 from limner.storage.sql import lines as line_reads
+from limner.storage.sql import remembered
 from limner.storage.sql.accounts import User
 from limner.storage.sql.connection import Connection
 from limner.storage.sql.jobs import Job
@@ -26,6 +30,11 @@ from limner.storage.sql.tasks import Task
 from limner.storage.sql.timeline import TimelineLine
 from tests.fakes.front import PATIENCE_S, Stage, staged, until
 from tests.fakes.sse import Heard, Listener, quick
+
+RECHECK_S = revocation.RECHECK_S
+"""As it is: the tests look more often."""
+STATEMENTS_S = 1.0
+"""For the statements of a look."""
 
 
 @pytest.fixture
@@ -276,7 +285,11 @@ async def test_an_event_that_was_lost_delays_and_never_hides(
     listener = await connect(stage, await stage.admin())
     task = await stage.task()
     await take(listener, 1)
-    monkeypatch.setattr(hub_of(stage), "_hear", lambda _: None)
+
+    async def lose(_: Envelope) -> None:
+        pass
+
+    monkeypatch.setattr(hub_of(stage), "_hear", lose)
     other = await stage.task()
     await stage.move(task, "extracted")
     assert {about(one) for one in await take(listener, 2)} == {
@@ -449,6 +462,108 @@ async def test_who_has_not_read_is_cut_when_it_would_need_too_much(
     hub = hub_of(stage)
     await until(lambda: not hub._accounts)
     listener.response.close()
+
+
+async def test_an_account_settles_although_there_are_always_young_lines_on_their_way(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listener = await connect(stage, await stage.admin())
+    hub = hub_of(stage)
+    old = await stage.task()
+    await take(listener, 1)
+    refresh = hub._refresh
+
+    async def hold(batch: dict[str, str]) -> None:
+        hub._ring_again(batch)
+
+    with monkeypatch.context() as held:
+        held.setattr(hub, "_refresh", hold)
+        stage.clock.advance(line_reads.SETTLE_S + 1)
+        await stage.move(old, "extracted")
+        young = await stage.task()
+        [account] = hub._accounts.values()
+        await until(lambda: all(reader.settled > 0 for reader in account.live))
+        assert not any(reader.known for reader in account.live)
+    assert hub._refresh == refresh
+    heard = await take(listener, 2)
+    assert {about(one) for one in heard} == {("task", old.id, 2), ("task", young.id, 1)}
+    assert all((settled_in(one.id) or 0) > 0 for one in heard)
+
+
+async def test_a_settled_line_that_is_still_on_its_way_is_not_passed_by(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin = await stage.admin()
+    listener = await connect(stage, admin)
+    hub, looks = hub_of(stage), [0]
+    look_at = hub._look_at
+
+    async def hold(batch: dict[str, str]) -> None:
+        hub._ring_again(batch)
+
+    async def count(live: Mapping[str, list[Reader]]) -> None:
+        await look_at(live)
+        looks[0] += 1
+
+    monkeypatch.setattr(hub, "_look_at", count)
+    [account] = hub._accounts.values()
+    with monkeypatch.context() as held:
+        held.setattr(hub, "_refresh", hold)
+        late = await stage.task()
+        stage.clock.advance(line_reads.SETTLE_S + 1)
+        before = looks[0]
+        await until(lambda: looks[0] >= before + 2)
+        assert [reader.settled for reader in account.live] == [0]
+    assert about((await take(listener, 1))[0]) == ("task", late.id, 1)
+    await until(lambda: all(reader.settled > 0 for reader in account.live))
+
+
+async def revoke_elsewhere(stage: Stage) -> None:
+    """Revoke all keys as another process does whose events are lost: this one remembers them."""
+    await stage.front.database.write().execute(
+        "UPDATE api_keys SET revoked_at = ?", [stage.clock.now()]
+    )
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+async def test_a_stream_that_opens_on_what_was_revoked_elsewhere_ends_at_once(
+    migrated_file: Path,
+    tmp_path: Path,
+    clock: HeldClock,
+    monkeypatch: pytest.MonkeyPatch,
+    is_away: bool,
+) -> None:
+    monkeypatch.setattr(revocation, "RECHECK_S", 3600)
+    failures = [EngineUnavailable("away")] if is_away else []
+
+    async def ask(front: Front, callers: Collection[Caller]) -> set[Caller]:
+        if callers and failures:
+            raise failures.pop()
+        return await still_valid(front, callers)
+
+    monkeypatch.setattr(revocation, "still_valid", ask)
+    async with staged(migrated_file, tmp_path, clock) as stage:
+        admin, task = await stage.admin(), await stage.task()
+        # From here on this process remembers who calls, and no time passes for it.
+        assert (await admin.get("/api/tasks")).status == 200
+        await revoke_elsewhere(stage)
+        for path in ("/api/stream", f"/api/tasks/{task.id}/stream"):
+            answer = await admin.get(path)
+            assert answer.status == 200
+            await Listener(answer).rest()
+        assert not failures
+
+
+async def test_a_stream_ends_when_its_key_is_revoked_elsewhere(stage: Stage) -> None:
+    listener = await connect(stage, await stage.admin())
+    await revoke_elsewhere(stage)
+    assert await listener.rest() == []
+
+
+def test_a_stream_outlives_what_was_revoked_by_less_than_five_seconds() -> None:
+    # Opened on the last moment of what is remembered, it is asked about at once; else in its turn.
+    worst_s = max(remembered.LIFE_S, RECHECK_S)
+    assert worst_s + STATEMENTS_S <= 5
 
 
 async def test_a_session_that_is_revoked_ends_its_streams_at_once(

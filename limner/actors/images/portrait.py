@@ -1,8 +1,14 @@
-"""One portrait out of one picture that nobody trusts: a program of its own, with nothing to lose.
+"""One portrait out of one picture that nobody trusts: a program of its own, with little to lose.
 
 It is started for each picture by ``portraits``, gets the picture on stdin and gives the portrait
-on stdout; its exit code says what became of it. The limits are set before the decoder's library is
-imported, and nothing of this service is: neither settings nor secrets are in its reach.
+on stdout; its exit code says what became of it. Nothing of this service is imported, and before
+the picture is read, all is given up that only getting ready needed: nothing can be opened any more,
+no file, no connection, nothing of other processes under ``/proc``.
+
+The user's rights stay. Where Linux has Landlock (5.13 and later), what they would allow without
+opening anything is refused too: to delete, move, make or run files, to trace the user's other
+processes or reach into their memory; since 6.2 to shorten files, since 6.12 to send signals to
+others. To change modes and times of files remains. None of this binds root for certain.
 """
 
 import contextlib
@@ -21,6 +27,12 @@ MEMORY_BYTES = 512 << 20
 CPU_S = 5
 OPEN_FILES = 16
 WALL_S = 10
+
+CREATE_RULESET, RESTRICT_SELF, NO_NEW_PRIVILEGES = 444, 446, 38
+"""Calls of Landlock, the same on all kinds of machines, and the prctl that it demands."""
+FILES, TRUNCATE, TRUNCATE_SINCE = (1 << 13) - 1, 1 << 14, 3
+SCOPES, SCOPES_SINCE = 0b11, 6
+"""Its bits, and the version of Landlock that knows those which the first does not."""
 
 NO_PICTURE, TOO_MANY_PIXELS, TOO_MUCH_MEMORY, NOT_CONFINED = 65, 66, 67, 70
 """Exit codes; 65 and 70 as in sysexits.h."""
@@ -49,6 +61,52 @@ def confine() -> None:
         resource.setrlimit(kind, (bound, bound))
     # Also if whoever started this is gone and cannot end it any more.
     signal.alarm(WALL_S)
+
+
+def withdraw() -> None:
+    """Give up what only getting ready needed: nothing can be opened any more.
+
+    A file, a connection and whatever else is opened needs a descriptor, and none is left to be had.
+
+    Raises:
+        OSError, ValueError, ImportError: as in ``confine``.
+    """
+    import resource
+
+    # Without it, less is refused; no reason to refuse pictures.
+    with contextlib.suppress(ImportError, OSError, AttributeError):
+        wall_off()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
+
+
+def wall_off() -> None:
+    """Have Landlock refuse everything it knows of files, other processes and their signals.
+
+    A set of rules without an exception (landlock(7), linux/landlock.h). Does nothing on a kernel
+    without it.
+
+    Raises:
+        ImportError, OSError, AttributeError: the system's library cannot be called.
+    """
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    libc = ctypes.CDLL(None)
+    libc.syscall.restype = ctypes.c_long
+    version = libc.syscall(ctypes.c_long(CREATE_RULESET), None, ctypes.c_size_t(0), 1)
+    if version < 1:
+        return
+    files = FILES | (TRUNCATE if version >= TRUNCATE_SINCE else 0)
+    scopes = SCOPES if version >= SCOPES_SINCE else 0
+    rules = (ctypes.c_uint64 * 3)(files, 0, scopes)
+    made = libc.syscall(
+        ctypes.c_long(CREATE_RULESET), rules, ctypes.c_size_t(ctypes.sizeof(rules)), 0
+    )
+    if made >= 0:
+        libc.prctl(NO_NEW_PRIVILEGES, *(ctypes.c_ulong(one) for one in (1, 0, 0, 0)))
+        libc.syscall(ctypes.c_long(RESTRICT_SELF), ctypes.c_long(made), 0)
+        os.close(made)
 
 
 def portrait_of(picture: bytes) -> bytes:
@@ -95,7 +153,11 @@ def main() -> int:
     try:
         confine()
         # Before anything untrusted is read: without its library nothing is the picture's fault.
-        from PIL import Image
+        # And all of it that such pictures need, for later nothing can be loaded.
+        from PIL import Image, ImageOps, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
+
+        Image.preinit()
+        withdraw()
     except (ImportError, OSError, ValueError):
         return NOT_CONFINED
     picture = sys.stdin.buffer.read(PICTURE_MAX_BYTES + 1)

@@ -1,8 +1,9 @@
-"""Portraits of accounts, each made in a process of its own that has nothing but the picture.
+"""Portraits of accounts, each made in a process of its own that is given nothing but the picture.
 
 A decoder with a fault is the way in for who sends pictures. So the pictures are decoded by another
-program (``portrait``), without this one's memory, environment, connections and open files, within
-limits that the kernel keeps, and what it answers is looked at before it is believed.
+program (``portrait``), which is given neither this one's memory and environment nor its connections
+and files, and can open none, within limits that the kernel keeps; and what it answers is looked at
+before it is believed. What is left to it even so is told there.
 """
 
 import asyncio

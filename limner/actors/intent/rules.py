@@ -4,11 +4,12 @@ Pure. Words from users are literal and never patterns, so that no setting can st
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from limner.actors.intent.addresses import (
+    ADDRESSES_MAX,
     CJK,
     LENGTH_MAX,
     Folded,
@@ -35,6 +36,7 @@ __all__ = [
     "Rules",
     "Verdict",
     "find_addresses",
+    "names_address",
     "normalise",
 ]
 
@@ -209,6 +211,54 @@ def _judge(
         (not is_wish, "needs_review", "unclear wish"),
     )
     return next(((verdict, reason) for holds, verdict, reason in cases if holds), ("task", None))
+
+
+SLICE = 500
+"""Characters that are folded at once: none becomes more than 18, so that nothing is cut."""
+BEFORE, STEP, BEHIND = 100, 100, 300
+"""A long text is read in steps, each with what is before it and behind it; together they hold
+less than 100 candidates of an address, so that none is passed over."""
+
+
+def names_address(text: str, forms: Collection[str]) -> bool:
+    """Whether a text of any length names one of these addresses, also in words.
+
+    ``forms`` are in lower case. Unlike ``find_addresses`` this reads all of it.
+    """
+    plain = _folded(text)
+    # No spelling changes the letters between the dots of a host name.
+    hosts = {form.rpartition("@")[2].partition(".")[0] for form in forms}
+    for start in range(0, len(plain), STEP):
+        first = max(0, start - BEFORE)
+        window = plain[first : start + STEP + BEHIND]
+        if any(host in window.lower() for host in hosts) and _names(window, start - first, forms):
+            return True
+    return False
+
+
+def _names(window: str, left: int, forms: Collection[str]) -> bool:
+    """Whether a window has one of the addresses, beginning within its step, which is at ``left``.
+
+    What begins before may be the end of a longer address, and was in the step before.
+    """
+    offset = 0
+    while found := scan(window[offset:]):
+        for one in found:
+            if left <= offset + one.start < left + STEP and one.address.lower() in forms:
+                return True
+        if len(found) < ADDRESSES_MAX:
+            break
+        offset += found[-1].end
+    return False
+
+
+def _folded(text: str) -> str:
+    """Give a text of any length in the form in which addresses are found."""
+    slices = [text[start : start + SLICE] for start in range(0, len(text), SLICE)]
+    pieces = [
+        f"{' ' * one[:1].isspace()}{fold(one).plain}{' ' * one[-1:].isspace()}" for one in slices
+    ]
+    return re.sub(" +", " ", "".join(pieces)).strip()
 
 
 def _kind(words: str) -> Kind:

@@ -6,7 +6,7 @@ stored names a link's row and never its token.
 """
 
 import math
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import get_args
 
 from limner.actors.mailer.account_phrases import ACCOUNT_WORDS
@@ -23,8 +23,8 @@ from limner.core.unit import UnitOfWork
 from limner.storage.sql.accounts import User
 from limner.storage.sql.action_links import (
     RECENT_LIMIT,
-    RECENT_S,
     ActionLink,
+    counted_since,
     create_link,
     has_enough_links,
 )
@@ -62,8 +62,8 @@ class AccountMailer:
             self.write(work, user, kind, address, link)
 
     async def has_enough(self, address: str, kind: str, now: datetime) -> bool:
-        """Whether an address has had as many mails of a kind as it gets in an hour."""
-        since = now - timedelta(seconds=RECENT_S)
+        """Whether an address has had as many mails of a kind as it gets: a few an hour."""
+        since = counted_since(kind, now)
         recent = Delivery.filter(
             address=address, purpose=PURPOSE, template=kind, created_at__gt=since
         )

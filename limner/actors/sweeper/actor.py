@@ -15,8 +15,8 @@ from limner.actors.status.messages import Check
 from limner.actors.submitter.messages import Reconcile as ReconcileTask
 from limner.actors.sweeper.cleaning import Cleaner, Retainer
 from limner.actors.sweeper.drain import Drain
-from limner.actors.sweeper.erasing import Erasing
-from limner.actors.sweeper.messages import Clean, Erase, Retain, RotateKeys
+from limner.actors.sweeper.erasing import Erasing, Forgetting
+from limner.actors.sweeper.messages import Clean, Erase, Forget, Retain, RotateKeys
 from limner.actors.sweeper.ringing import Ringer
 from limner.actors.sweeper.rotation import Rotator
 from limner.core.actor import Actor, Loop
@@ -190,6 +190,7 @@ def build(ports: Ports) -> Actor[Clean]:
         others={
             Retain: Retainer(ports),
             Erase: Erasing(ports),
+            Forget: Forgetting(ports),
             RotateKeys: Rotator(ports),
         },
         concurrency=1,

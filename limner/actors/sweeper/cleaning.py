@@ -5,6 +5,7 @@ from typing import Any
 
 from limner.actors.ports import Ports
 from limner.actors.sweeper.messages import Clean, Retain
+from limner.actors.sweeper.unconfirmed import delete_unconfirmed
 from limner.core.logs import get_logger
 from limner.core.objects import SweepsTemporary
 from limner.core.unit import UnitOfWork
@@ -63,6 +64,7 @@ class Cleaner:
             "timeline": await self._timelines(now - timedelta(days=retention_days)),
             "objects": await self._orphans(now),
             "unfinished": await self._unfinished(),
+            "accounts": await delete_unconfirmed(self._ports, now),
         }
         # ``idle_until`` is never later than the session's end in any case.
         for column in ("idle_until", "revoked_at"):
@@ -140,15 +142,18 @@ class Retainer:
         writer = self._ports.database.write()
         await writer.execute(
             "UPDATE comments SET text = '', author = '' WHERE created_at < ? "  # noqa: S608 - marks
-            "AND text <> '' "
+            "AND (text <> '' OR author <> '') "
             "AND (task_id IS NULL OR task_id IN (SELECT id FROM tasks WHERE updated_at < ? "
             f"AND state IN ({marks})))",
             [before, before, *ended],
         )
         await writer.execute(
-            "UPDATE deliveries SET address = '', variables = '{}' WHERE created_at < ? "
-            "AND address <> '' AND state IN ('sent', 'failed', 'suppressed')",
-            [before],
+            "UPDATE deliveries SET address = '', subject = '', variables = '{}', error = '' "  # noqa: S608 - marks only
+            "WHERE created_at < ? AND (address <> '' OR subject <> '' OR error <> '') "
+            # What became of a mail may stay unknown; once its task has ended nobody asks any more.
+            "AND (state IN ('sent', 'failed', 'suppressed') OR (state = 'unknown' AND (task_id "
+            f"IS NULL OR task_id IN (SELECT id FROM tasks WHERE state IN ({marks})))))",
+            [before, *ended],
         )
         erased = await writer.execute(
             "UPDATE tasks SET email = '', comment_text = '', author = '' "  # noqa: S608 - marks only

@@ -1,6 +1,9 @@
 """What others may send the sweeper: the scheduler what is due, the front what is to be erased."""
 
-from typing import ClassVar
+from datetime import datetime
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from limner.core.message import Message
 
@@ -24,6 +27,24 @@ class Erase(Message):
 
     user_id: str = ""
     task_id: str = ""
+
+
+class Forget(Message):
+    """Erase what an account's deletion leaves of its address: what was made ``until`` then."""
+
+    topic: ClassVar[str] = "sweeper.forget"
+
+    address: Annotated[str, Field(max_length=320)]
+    until: datetime
+
+
+def after_deletion(user_id: str, address: str | None, now: datetime) -> tuple[Message, ...]:
+    """Give what is to be sent when an account is deleted.
+
+    ``address`` is the account's if it was confirmed: who only claimed it decides nothing about it.
+    """
+    rest: tuple[Message, ...] = (Erase(user_id=user_id),)
+    return (*rest, Forget(address=address, until=now)) if address else rest
 
 
 class RotateKeys(Message):

@@ -103,12 +103,9 @@ async def resend(call: Call) -> Result:
         again = create_delivery(work, task, domain, attempt)
     work.send(Deliver(delivery_id=again.id))
     work.audit("delivery.resent", subject=again.id, data={"of": delivery.id, "attempt": attempt})
-    await call.commit(work)
-    row = await Delivery.get(id=again.id)
-    url = call.url(f"/api/deliveries/{row.id}")
-    return Answer(
-        DeliveryGoing(**shown(row).model_dump(), status_url=url), headers={"Location": url}
-    )
+    url = call.url(f"/api/deliveries/{again.id}")
+    going = DeliveryGoing(**shown(again).model_dump(), status_url=url)
+    return await call.answered(work, Answer(going, headers={"Location": url}))
 
 
 async def resolve(call: Call, body: Resolution) -> Result:
@@ -194,5 +191,6 @@ ROUTES = [
         "tasks:write",
         answer=DeliveryGoing,
         status=202,
+        creates=True,
     ),
 ]

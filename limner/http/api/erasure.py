@@ -1,11 +1,11 @@
 """Erasing what is known of a mail address, for who asks to be forgotten."""
 
-from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 
 from pydantic import BaseModel
 
-from limner.actors.intent.rules import find_addresses
+from limner.actors.intent.rules import names_address
 from limner.actors.sweeper.messages import Erase
 from limner.core.emails import normal_email
 from limner.http.auth.fields import AnyAddress
@@ -14,7 +14,7 @@ from limner.http.call import Call
 from limner.http.routes import Answer, Result, Route
 from limner.storage.sql.accounts import ADMIN, User
 from limner.storage.sql.address_erasure import AddressEraser
-from limner.storage.sql.erasure import Eraser
+from limner.storage.sql.erasure import Eraser, is_erasing
 from limner.storage.sql.suppressions import hashed
 from limner.storage.sql.users import delete_user
 
@@ -42,7 +42,8 @@ class ErasureOut(BaseModel):
 async def erase(call: Call, body: ErasureIn) -> Result:
     """Erase; asked for again, it erases what has come in since.
 
-    200 if all is done, 202 if an account was deleted whose objects are erased by and by.
+    200 if all is done, 202 as long as more is being erased by and by: what an account had made
+    that was deleted, now or before, and jobs that have still to stop.
     """
     address = normal_email(body.email)
     forms = sorted({address, body.email.strip().lower()})
@@ -53,13 +54,14 @@ async def erase(call: Call, body: ErasureIn) -> Result:
         call.front.objects,
         lambda ident: Erase(task_id=ident),
     )
-    erased = asdict(await AddressEraser(eraser, forms, lambda text: _names(text, forms)).erase())
+    erased = asdict(await AddressEraser(eraser, forms, partial(names_address, forms=forms)).erase())
     work = call.work()
     # The hash says which request this was to whoever knows the address, and to nobody else.
     data = {"address": hashed(address), "account": accounts, **erased}
     work.audit("erasure.done", data=data)
     await call.commit(work)
-    return Answer(ErasureOut(account=accounts, **erased), status=202 if accounts else DONE)
+    status = 202 if await is_erasing(call.front.database) else DONE
+    return Answer(ErasureOut(account=accounts, **erased), status=status)
 
 
 async def _account(call: Call, address: str) -> int:
@@ -71,11 +73,6 @@ async def _account(call: Call, address: str) -> int:
     await delete_user(work, user, Erase(user_id=user.id), because="erasure")
     await call.commit(work)
     return 1
-
-
-def _names(text: str, forms: Sequence[str]) -> bool:
-    """Whether a text has one of these addresses, also in words (``anna at example dot com``)."""
-    return any(found.lower() in forms for found in find_addresses(text))
 
 
 ROUTES = [

@@ -1,4 +1,4 @@
-"""The export of an account: everything that is kept of it, as one JSON file.
+"""The export of an account: what is kept of it, as one JSON file.
 
 Rows are read and sent piece by piece, so that an account of any size needs little memory.
 """
@@ -11,16 +11,12 @@ from typing import Any
 
 from aiohttp import hdrs, web
 
-from limner.core.errors import LimnerError
-from limner.core.logs import get_logger
 from limner.http.call import Call
 from limner.http.limits import spend
 from limner.http.routes import Result
 from limner.storage.sql.accounts import User, active_user
 from limner.storage.sql.export import SECTIONS, plain
 from limner.storage.sql.recovery_codes import codes_left
-
-log = get_logger("http")
 
 EXPORTS_BURST = 3
 EXPORTS_PER_S = 1 / 600
@@ -41,15 +37,8 @@ async def export(call: Call) -> Result:
         }
     )
     await response.prepare(call.request)
-    try:
-        async for piece in pieces(user, call.now):
-            await response.write(piece)
-    except LimnerError as error:
-        # The head is out: only the end of the connection can say that the file is not whole.
-        log.warning("an export broke off", error=error.detail)
-        if call.request.transport is not None:
-            call.request.transport.abort()
-        return response
+    async for piece in pieces(user, call.now):
+        await response.write(piece)
     await response.write_eof()
     return response
 
@@ -65,7 +54,7 @@ async def pieces(user: User, now: datetime) -> AsyncIterator[bytes]:
     for section in SECTIONS:
         yield b', "%b": [' % section.name.encode()
         separator = b"\n"
-        async for batch in section.batches(user.id):
+        async for batch in section.batches(user):
             yield separator + await asyncio.to_thread(_rows, batch)
             separator = b",\n"
         yield b"]"

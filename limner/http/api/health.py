@@ -15,6 +15,8 @@ from limner.http.routes import OPEN, Result, Route, authorise
 
 SCOPE = "ops:read"
 CONTENT_TYPE = "application/health+json"
+READY_TYPES = f"text/plain, {CONTENT_TYPE}"
+AILING = "A part fails or the process is not ready; or the database does not answer who asks"
 ORDER = ("pass", "warn", "fail")
 
 
@@ -127,8 +129,24 @@ ROUTES = [
         "Say whether requests shall be sent here; ?verbose with ops:read says why",
         OPEN,
         query=ReadyQuery,
-        media="text/plain, application/health+json",
+        media=READY_TYPES,
+        also={
+            401: "?verbose: no credential, or one that is not valid",
+            403: f"?verbose: the scope {SCOPE} is missing",
+            429: "?verbose: too many requests",
+            503: f"Not ready; with ?verbose: {AILING[0].lower()}{AILING[1:]}",
+        },
+        also_media={503: READY_TYPES},
     ),
-    Route("GET", "/healthz", report, "Show the health report", SCOPE, media=CONTENT_TYPE),
+    Route(
+        "GET",
+        "/healthz",
+        report,
+        "Show the health report",
+        SCOPE,
+        media=CONTENT_TYPE,
+        also={503: AILING},
+        also_media={503: CONTENT_TYPE},
+    ),
     Route("GET", "/metrics", metrics, "Give the metrics", SCOPE, media="text/plain"),
 ]

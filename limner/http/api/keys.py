@@ -10,9 +10,12 @@ from limner.http.body import Form, Moment
 from limner.http.call import Call
 from limner.http.etags import tagged
 from limner.http.listing import Listing, Page, page_of, rows_of
-from limner.http.routes import ANY, Answer, Result, Route
+from limner.http.routes import Answer, Result, Route
 from limner.storage.sql.accounts import ADMIN, ApiKey, active_user, create_key, revoke_key
 from limner.storage.sql.notifications import notify
+
+READ = "account:read"
+WRITE = "account:write"
 
 
 class KeyIn(Form):
@@ -57,12 +60,28 @@ async def create(call: Call, body: KeyIn) -> Result:
         raise Forbidden("a key can do no more than whoever makes it")
     if body.expires_at is not None and body.expires_at <= call.now:
         raise Invalid("the key would be dead", faults=[("/expires_at", "is in the past")])
+    expires_at = _end_of(call, body.expires_at)
     work = call.work()
-    key, secret = create_key(work, user, body.scopes, body.name, body.expires_at)
+    key, secret = create_key(work, user, body.scopes, body.name, expires_at)
     notify(work, user.id, "key.created", subject=key.id, data={"prefix": key.prefix})
     made = KeyMade(**KeyOut.model_validate(key).model_dump(), key=secret)
     location = {"Location": call.url(f"/api/keys/{key.id}")}
     return await call.answered(work, Answer(made, headers=location))
+
+
+def _end_of(call: Call, wanted: datetime | None) -> datetime | None:
+    """Give when the new key ends: not after a key that makes it.
+
+    Raises:
+        Invalid: a later end was asked for.
+    """
+    latest = call.caller.key.expires_at if call.caller.key else None
+    if latest is None:
+        return wanted
+    if wanted is not None and wanted > latest:
+        fault = f"is later than the end of the key that asks, {latest.isoformat()}"
+        raise Invalid("the key would outlive its maker", faults=[("/expires_at", fault)])
+    return wanted or latest
 
 
 async def _own(call: Call) -> ApiKey:
@@ -88,13 +107,13 @@ async def revoke(call: Call) -> Result:
 
 
 ROUTES = [
-    Route("GET", "/api/keys", listed, "List my keys", ANY, answer=Page[KeyOut], query=Listing),
+    Route("GET", "/api/keys", listed, "List my keys", READ, answer=Page[KeyOut], query=Listing),
     Route(
         "POST",
         "/api/keys",
         create,
         "Make a key",
-        ANY,
+        WRITE,
         answer=KeyMade,
         status=201,
         body=KeyIn,
@@ -105,9 +124,9 @@ ROUTES = [
         "/api/keys/{id}",
         show,
         "Show one of my keys",
-        ANY,
+        READ,
         answer=KeyOut,
         is_tagged=True,
     ),
-    Route("DELETE", "/api/keys/{id}", revoke, "Revoke one of my keys", ANY, status=204),
+    Route("DELETE", "/api/keys/{id}", revoke, "Revoke one of my keys", WRITE, status=204),
 ]

@@ -123,12 +123,19 @@ def text_of(part: EmailMessage | None) -> str:
 
 async def show(call: Call) -> Result:
     """Show one, whole."""
-    mail = await found(call)
+    content = await whole(call, await found(call))
+    # A mail never changes; the links to its files do.
+    version = await version_tag(call, ONLY_VERSION, has_links=bool(content.attachments))
+    return tagged(call, content, version)
+
+
+async def whole(call: Call, mail: MailboxMail) -> MailOut:
+    """Give a mail with what its bytes say."""
     message = await parsed(call, mail)
     headers: dict[str, str] = {}
     for name, value in message.items():
         headers[name] = f"{headers[name]}, {value}" if name in headers else str(value)
-    content = MailOut(
+    return MailOut(
         **row_of(mail),
         headers=headers,
         text=text_of(body_of(message, "plain")),
@@ -138,9 +145,6 @@ async def show(call: Call) -> Result:
             for place, part in enumerate(files_of(message))
         ],
     )
-    # A mail never changes; the links to its files do.
-    version = await version_tag(call, ONLY_VERSION, has_links=bool(content.attachments))
-    return tagged(call, content, version)
 
 
 async def _attachment(

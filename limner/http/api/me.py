@@ -10,7 +10,7 @@ from zoneinfo import available_timezones
 from aiohttp import web
 from pydantic import BaseModel, Field
 
-from limner.actors.sweeper.messages import Erase
+from limner.actors.sweeper.messages import after_deletion
 from limner.core.defaults import OwnDefaults
 from limner.core.errors import Invalid
 from limner.http.api.export import export
@@ -120,7 +120,8 @@ async def change(call: Call, body: MePatch) -> None:
         return
     work = call.work()
     guard = {"version": user.version} if "defaults" in changes else {}
-    work.change(user, guard=guard, **changes)
+    # What was deleted meanwhile must not get a name again.
+    work.change(user, guard={"state": "active", **guard}, **changes)
     work.audit("user.changed", subject=user.id, data={"fields": sorted(changes)})
     await call.commit(work)
 
@@ -162,7 +163,8 @@ async def leave(call: Call, password: str | None) -> None:
     user = await active_user(call.caller.id)
     await confirm_identity(call, user, password)
     work = call.work()
-    await delete_user(work, user, Erase(user_id=user.id), because="own_wish")
+    rest = after_deletion(user.id, user.confirmed_email, work.now)
+    await delete_user(work, user, *rest, because="own_wish")
     await call.commit(work)
 
 
@@ -192,7 +194,7 @@ ROUTES = [
         "POST",
         "/api/me/export",
         export,
-        "Get all that is kept of my account, as one JSON file",
+        "Get what is kept of my account, as one JSON file",
         "account:read",
         media="application/json",
         has_head=False,

@@ -58,7 +58,8 @@ async def register(call: Call, body: RegistrationIn) -> Result:
 
 async def verify(call: Call, body: TokenIn) -> Result:
     """Use up the link of a mail."""
-    return Verified(email=await registration.verify_email(call, body.token), verified=True)
+    confirmed = await registration.verify_email(call, body.token)
+    return Verified(email=confirmed.email, verified=True)
 
 
 async def resend(call: Call, body: AddressIn) -> Result:

@@ -319,6 +319,7 @@ ROUTES = [
         "tasks:write",
         answer=TaskWhole,
         status=202,
+        waits=True,
     ),
     Route(
         "POST",
@@ -338,6 +339,7 @@ ROUTES = [
         status=202,
         body=Approval,
         has_optional_body=True,
+        waits=True,
     ),
     Route(
         "POST",

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from limner.actors.mailer.messages import AccountMail
-from limner.actors.sweeper.messages import Erase
+from limner.actors.sweeper.messages import after_deletion
 from limner.core.emails import normal_email
 from limner.core.errors import Forbidden, Invalid, NotFound
 from limner.core.unit import UnitOfWork
@@ -190,7 +190,8 @@ async def delete(call: Call) -> Result:
     user = await found(call)
     _check_may(call, user, None)
     work = call.work()
-    await delete_user(work, user, Erase(user_id=user.id), because="administrator")
+    rest = after_deletion(user.id, user.confirmed_email, work.now)
+    await delete_user(work, user, *rest, because="administrator")
     await call.commit(work)
     return None
 

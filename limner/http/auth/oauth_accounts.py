@@ -97,6 +97,8 @@ async def link(call: Call, returned: Returned) -> None:
         raise Conflict(taken, code="oauth_linked_elsewhere")
     if identity is None:
         work = call.work()
+        # An account that is deleted meanwhile must not keep the identity from a later one.
+        work.change(user, guard={"state": "active"})
         _add(work, user, returned)
         await call.commit(work, taken=taken)
 

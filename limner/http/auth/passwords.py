@@ -24,7 +24,7 @@ import bcrypt
 from argon2 import PasswordHasher, Type
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from limner.core.errors import Busy, Invalid
+from limner.core.errors import Busy, Invalid, Unauthenticated
 
 MEMORY_KIB = 19_456
 PASSES = 2
@@ -129,6 +129,14 @@ async def hash_password(password: str) -> str:
         Busy: too many wait for their hash.
     """
     return await _threads().run(lambda: _hasher().hash(_plain(password)))
+
+
+def wrong_credentials() -> Unauthenticated:
+    """Give the error for every sign-in that a password does not open, whatever the reason."""
+    return Unauthenticated(
+        "the address or the password is wrong, or the address is not confirmed yet",
+        code="invalid_credentials",
+    )
 
 
 async def verify(stored: str | None, password: str) -> Verdict:

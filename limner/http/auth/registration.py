@@ -6,6 +6,7 @@ scanner that opens every link of a mail changes nothing.
 """
 
 import asyncio
+from dataclasses import dataclass
 
 from pydantic import BaseModel, Field
 
@@ -50,8 +51,9 @@ async def register(
 ) -> Answer:
     """Make an account that its address has still to confirm.
 
-    An address that waits for that already gets another link, which brings this password and name
-    along; the owner of one that has an account is told that somebody tried.
+    One that waits for that already gets another link; if it comes with another password, nobody
+    can tell whose address it is, and then neither password counts. The owner of an address that
+    has an account is told that somebody tried.
 
     Raises:
         Forbidden: ``registration_closed``.
@@ -67,12 +69,14 @@ async def register(
     for _ in range(TRIES):
         work = call.work()
         user = await User.get_or_none(email=address)
+        # Compared for every address, so that the time it takes tells nothing.
+        same = await passwords.verify(user.password_hash if user else None, password)
         if user is None:
             _create(work, address, hashed, name, language)
         elif user.is_verified or user.state != "active":
             _tell_other(work, user, "user.registered_again")
         else:
-            await _register_again(call, work, user, hashed, name)
+            await _register_again(work, user, is_same=same.ok)
         # The same place for everybody: where whoever signs in finds their own.
         told = Answer(
             Registered(email=address, name=name), headers={"Location": call.url("/api/me")}
@@ -109,7 +113,7 @@ def _create(work: UnitOfWork, email: str, hashed: str, name: str, language: str)
     user = new_user(email, name=name, password_hash=hashed, language=language)
     work.add(user)
     work.audit("user.registered", subject=user.id)
-    _send_verification(work, user, hashed, name)
+    _send_link(work, user, ActionLink.VERIFY)
 
 
 def _tell_other(work: UnitOfWork, user: User, event: str) -> None:
@@ -119,17 +123,24 @@ def _tell_other(work: UnitOfWork, user: User, event: str) -> None:
         work.send(AccountMail(user_id=user.id, kind="already-registered"))
 
 
-async def _register_again(call: Call, work: UnitOfWork, user: User, hashed: str, name: str) -> None:
-    """Let the newest registration wait for its link; each link brings its own along."""
-    guard = {"verified_at": None, "state": "active"}
-    work.change(user, guard=guard, password_hash=hashed, name=name)
+async def _register_again(work: UnitOfWork, user: User, *, is_same: bool) -> None:
+    """Send another link; what two want who do not know the same password, neither gets.
+
+    Otherwise whoever registers somebody else's address, before or after them, would have the
+    password of an account that the owner of the address confirms. An account that has been used
+    keeps what it has.
+    """
+    guard = {"verified_at": None, "state": "active", "password_hash": user.password_hash}
+    was_used = user.last_sign_in_at is not None
+    drops = user.has_password and not (is_same or was_used)
+    work.change(user, guard=guard, **({"password_hash": None, "name": ""} if drops else {}))
     work.audit("user.registered_again", subject=user.id)
-    if not await has_enough_links(user.id, ActionLink.VERIFY, call.now):
-        _send_verification(work, user, hashed, name)
+    if not await has_enough_links(user.id, ActionLink.VERIFY, work.now):
+        _send_link(work, user, ActionLink.VERIFY)
 
 
-def _send_verification(work: UnitOfWork, user: User, hashed: str, name: str) -> None:
-    link = create_link(work, user, ActionLink.VERIFY, password_hash=hashed, name=name)
+def _send_link(work: UnitOfWork, user: User, purpose: str) -> None:
+    link = create_link(work, user, purpose)
     work.send(AccountMail(user_id=user.id, link_id=link.id))
 
 
@@ -161,46 +172,60 @@ async def _ask(call: Call, wanted: LinkWanted) -> None:
     await call.commit(work)
 
 
-async def verify_email(call: Call, token: str) -> str:
-    """Use up a link that was sent to an address, and give the address, which is confirmed now.
+@dataclass(frozen=True)
+class Confirmed:
+    """An address that was confirmed; without a password, a link that sets one has been mailed."""
 
-    The link verifies an account, or changes its address.
+    email: str
+    has_password: bool
+
+
+async def verify_email(call: Call, token: str) -> Confirmed:
+    """Use up a link that was sent to an address: it verifies an account, or changes its address.
 
     Raises:
         Unauthenticated: ``token_invalid`` or ``link_expired``.
         Conflict: the new address belongs to another account by now.
     """
-    link, user = await _opened(call, token, ActionLink.VERIFY, ActionLink.CHANGE)
-    work = call.work()
-    work.actor_id = user.id
-    spend_link(work, link)
-    if link.purpose == ActionLink.CHANGE:
-        await _change_email(call, work, user, link)
-    else:
-        await _verify(call, work, user, link)
-    return link.email
+    for _ in range(TRIES):
+        link, user = await _opened(call, token, ActionLink.VERIFY, ActionLink.CHANGE)
+        work = call.work()
+        work.actor_id = user.id
+        spend_link(work, link)
+        if link.purpose == ActionLink.CHANGE:
+            _change_email(work, user, link)
+        else:
+            await _verify(work, user, link)
+        try:
+            await call.commit(work, taken="this address belongs to another account")
+        except Conflict as error:
+            if error.code == "stale":
+                continue  # It was used, or the account was changed, meanwhile.
+            raise
+        return Confirmed(link.email, user.has_password)
+    raise spent()
 
 
-async def _verify(call: Call, work: UnitOfWork, user: User, link: ActionLink) -> None:
+async def _verify(work: UnitOfWork, user: User, link: ActionLink) -> None:
     if link.email != user.email or user.is_verified:
         raise spent()
-    guard = {"verified_at": None, "email": link.email}
-    chosen = {"password_hash": link.password_hash, "name": link.name} if link.password_hash else {}
-    work.change(user, guard=guard, verified_at=work.now, **chosen)
+    seen = {"email": link.email, "password_hash": user.password_hash, "state": "active"}
+    work.change(user, guard={"verified_at": None, **seen}, verified_at=work.now)
     void_links(work, user.id, ActionLink.VERIFY)
     work.audit("user.verified", subject=user.id)
-    await _commit_once(call, work)
+    if not user.has_password and not await has_enough_links(user.id, ActionLink.RESET, work.now):
+        _send_link(work, user, ActionLink.RESET)
 
 
-async def _change_email(call: Call, work: UnitOfWork, user: User, link: ActionLink) -> None:
-    work.change(user, guard={"email": user.email}, email=link.email, verified_at=work.now)
+def _change_email(work: UnitOfWork, user: User, link: ActionLink) -> None:
+    guard = {"email": user.email, "state": "active"}
+    work.change(user, guard=guard, email=link.email, verified_at=work.now)
     # What was sent to the old address must not open the account any more.
     void_links(work, user.id, *PURPOSES)
     work.audit("user.email_changed", subject=user.id)
     notify(work, user.id, "user.email_changed")
     if user.email:
         work.send(AccountMail(user_id=user.id, kind="email-changed", address=user.email))
-    await _commit_once(call, work, taken="this address belongs to another account")
 
 
 async def reset(call: Call, token: str, password: str) -> None:
@@ -311,10 +336,10 @@ async def _opened(call: Call, token: str, *purposes: str) -> tuple[ActionLink, U
     raise Unauthenticated("This link is not valid", code="token_invalid")
 
 
-async def _commit_once(call: Call, work: UnitOfWork, *, taken: str = "") -> None:
+async def _commit_once(call: Call, work: UnitOfWork) -> None:
     """Commit what a link does; of two uses at the same time the second finds it spent."""
     try:
-        await call.commit(work, taken=taken)
+        await call.commit(work)
     except Conflict as error:
         if error.code == "stale":
             raise spent() from None

@@ -108,7 +108,8 @@ async def enrol(call: Call, work: UnitOfWork, user: User) -> Enrolment:
     """
     secret = pyotp.random_base32()
     sealed = call.front.sealer.seal(sealed_name(user), secret.encode())
-    work.change(user, guard={"totp_enabled_at": None}, totp_sealed=sealed, totp_last_step=0)
+    guard = {"state": "active", "totp_enabled_at": None}
+    work.change(user, guard=guard, totp_sealed=sealed, totp_last_step=0)
     url = pyotp.TOTP(secret).provisioning_uri(name=user.email or user.name, issuer_name=ISSUER)
     return Enrolment(secret, url, await asyncio.to_thread(_qr_svg, url))
 

@@ -10,10 +10,9 @@ from typing import Literal
 from aiohttp import web
 from pydantic import BaseModel
 
-from limner.core.errors import Unauthenticated
 from limner.core.ids import new_id
 from limner.core.unit import Commit, UnitOfWork
-from limner.http.auth import access_tokens, cookies
+from limner.http.auth import access_tokens, cookies, passwords
 from limner.http.call import Call
 from limner.http.limits import client_address
 from limner.storage.sql.accounts import User, digest, new_secret
@@ -67,7 +66,7 @@ async def commit_sign_in(call: Call, work: UnitOfWork) -> None:
             account is not active any more.
     """
     if await call.front.units.commit(work) is not Commit.DONE:
-        raise Unauthenticated("the address or the password is wrong", code="invalid_credentials")
+        raise passwords.wrong_credentials()
 
 
 def put_cookie(call: Call, response: web.StreamResponse, signed_in: SignedIn) -> None:

@@ -1,11 +1,12 @@
 """Signing in with a password: the same work and the same answer for whoever is not let in.
 
 An unknown address costs a hash like a known one (ASVS 5.0 section 6.3.8); only who knows the
-password learns that an account is not verified, or has a second factor.
+password learns that an account has a second factor. That an address waits to be confirmed is told
+to nobody: whoever registers it would learn by signing in whether it had an account.
 """
 
 from limner.core.emails import normal_email
-from limner.core.errors import Forbidden, Invalid, Unauthenticated
+from limner.core.errors import Invalid, Unauthenticated
 from limner.core.logs import get_logger
 from limner.core.unit import Commit
 from limner.http.auth import attempts, passwords, second_factor
@@ -24,7 +25,6 @@ async def authenticate(call: Call, email: str, password: str, totp: str | None =
     Raises:
         Unauthenticated: ``invalid_credentials`` for everything that is wrong with address,
             password or account; ``totp_required`` and ``totp_invalid`` after the right password.
-        Forbidden: ``not_verified``; the password is right.
         TooMany: too many attempts, with the seconds to wait.
         Busy: too many passwords are being checked.
     """
@@ -36,7 +36,6 @@ async def right_password(call: Call, email: str, password: str) -> User:
 
     Raises:
         Unauthenticated: ``invalid_credentials``, whatever is wrong.
-        Forbidden: ``not_verified``; the password is right.
         TooMany: too many attempts, with the seconds to wait.
         Busy: too many passwords are being checked.
     """
@@ -45,11 +44,9 @@ async def right_password(call: Call, email: str, password: str) -> User:
     await attempts.admit(call, address, user)
     usable = user if user is not None and user.state == "active" else None
     verdict = await passwords.verify(usable.password_hash if usable else None, password)
-    if usable is None or not verdict.ok:
+    if usable is None or not verdict.ok or not usable.is_verified:
         log.info("a sign-in was refused", reason="credentials", user_id=user.id if user else None)
-        raise _wrong()
-    if not usable.is_verified:
-        raise Forbidden("confirm your mail address first", code="not_verified")
+        raise passwords.wrong_credentials()
     if verdict.rehash is not None:
         return await _with_new_hash(call, usable, password, verdict.rehash)
     return usable
@@ -106,9 +103,5 @@ async def _with_new_hash(call: Call, user: User, password: str, rehash: str) -> 
     stored = await User.get_or_none(id=user.id, state="active")
     verdict = await passwords.verify(stored.password_hash if stored else None, password)
     if stored is None or not verdict.ok:
-        raise _wrong()
+        raise passwords.wrong_credentials()
     return stored
-
-
-def _wrong() -> Unauthenticated:
-    return Unauthenticated("the address or the password is wrong", code="invalid_credentials")

@@ -96,7 +96,7 @@ async def show_data(call: Call) -> Result:
 
 
 async def take_along(call: Call) -> Result:
-    """Give all that is kept of the account as a file."""
+    """Give the export of the account as a file."""
     await read_form(call, Form)
     return await export(call)
 

@@ -69,7 +69,7 @@ def _sign_in(request: web.Request, sentence: str, *, is_wall: bool) -> web.Respo
         form=FormState(summary=sentence),
         next=local_path(wanted),
         is_wall=is_wall,
-        not_verified=False,
+        may_wait=False,
         offers=offered(request.app[FRONT].settings),
         done="",
     )

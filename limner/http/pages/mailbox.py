@@ -24,8 +24,9 @@ async def listed(call: Call, query: MailboxQuery) -> Result:
 
 async def show(call: Call) -> Result:
     """Show one."""
+    mail = await mailbox.whole(call, await mailbox.found(call))
     may_delete = "mailbox:write" in call.caller.scopes
-    return await page(call, "mail.html", mail=await mailbox.show(call), may_delete=may_delete)
+    return await page(call, "mail.html", mail=mail, may_delete=may_delete)
 
 
 ROUTES = [

@@ -26,6 +26,7 @@ TICKET_LIFE_S = 300
 DONE = {
     "reset": "Your new password is set. Sign in with it.",
     "verified": "Your address is confirmed. Sign in now.",
+    "mailed": "Your address is confirmed. Another mail brings a link to set your password.",
     "left": "You are signed out.",
     "deleted": "Your account has been deleted.",
 }
@@ -138,7 +139,7 @@ async def _form(call: Call, form: FormState, wanted: str, *, done: str = "") -> 
         form,
         next=local_path(wanted),
         is_wall=False,
-        not_verified=form.code == "not_verified",
+        may_wait=form.code == "invalid_credentials" and bool(form.value("email")),
         offers=offered(call.front.settings),
         done=done,
     )

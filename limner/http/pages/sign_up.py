@@ -100,10 +100,12 @@ async def verify(call: Call) -> Result:
     """Confirm an address."""
     typed = await read_form(call, TokenForm)
     try:
-        await registration.verify_email(call, typed.token)
+        confirmed = await registration.verify_email(call, typed.token)
     except LimnerError as error:
         return await form_page(call, "verify_email.html", refused(error), link="")
-    return see_other("/account?done=confirmed" if call.caller.is_known else "/login?done=verified")
+    if call.caller.is_known:
+        return see_other("/account?done=confirmed")
+    return see_other(f"/login?done={'verified' if confirmed.has_password else 'mailed'}")
 
 
 async def show_reset(call: Call, query: TokenQuery) -> Result:

@@ -98,6 +98,11 @@ class User(Aggregate):
         return self.verified_at is not None
 
     @property
+    def confirmed_email(self) -> str | None:
+        """The account's address, if it is known to be theirs."""
+        return self.email if self.is_verified else None
+
+    @property
     def has_password(self) -> bool:
         """Whether a password signs in to the account."""
         return self.password_hash is not None

@@ -20,12 +20,12 @@ from limner.storage.sql.connection import Connection, marks
 
 RECENT_S = 3600.0
 RECENT_LIMIT = 5
-"""Links of one purpose that one account gets in an hour. Each lives for half an hour or more, so
-that whoever has many sent to somebody else leaves that person with one that works."""
+"""Links of one purpose that one account gets in an hour, or while they work if that is shorter:
+whoever has many sent to somebody else leaves that person with one that works."""
 
 
 class ActionLink(Model):
-    """A link for one use, for one person and one purpose, with what a registration has chosen."""
+    """A link for one use, for one person and one purpose."""
 
     VERIFY: ClassVar[str] = "verify-email"
     RESET: ClassVar[str] = "reset-password"
@@ -35,8 +35,6 @@ class ActionLink(Model):
     user_id = fields.CharField(ID_LENGTH, db_index=True)
     purpose = fields.CharField(24)
     email = fields.CharField(320, default="")
-    password_hash = fields.CharField(255, null=True)
-    name = fields.CharField(200, default="")
     created_at = fields.DatetimeField()
     expires_at = fields.DatetimeField(db_index=True)
     used_at = fields.DatetimeField(null=True)
@@ -49,18 +47,13 @@ LIFE_S = {ActionLink.VERIFY: 86_400.0, ActionLink.RESET: 1_800.0, ActionLink.CHA
 """Seconds that a link of each purpose works."""
 
 
-def create_link(
-    work: UnitOfWork,
-    user: User,
-    purpose: str,
-    *,
-    email: str = "",
-    password_hash: str | None = None,
-    name: str = "",
-) -> ActionLink:
-    """Add a link in ``work`` and give it; ``email`` is where it goes if not to the account's.
+def counted_since(purpose: str, now: datetime) -> datetime:
+    """Give since when links, or mails, of a purpose count against their limit."""
+    return now - timedelta(seconds=min(RECENT_S, LIFE_S.get(purpose, RECENT_S)))
 
-    ``password_hash`` and ``name`` are what the account gets when the link verifies it.
+
+def create_link(work: UnitOfWork, user: User, purpose: str, *, email: str = "") -> ActionLink:
+    """Add a link in ``work`` and give it; ``email`` is where it goes if not to the account's.
 
     Raises:
         Invalid: neither the account nor the caller has an address.
@@ -73,8 +66,6 @@ def create_link(
         user_id=user.id,
         purpose=purpose,
         email=address,
-        password_hash=password_hash,
-        name=name,
         created_at=work.now,
         expires_at=work.now + timedelta(seconds=LIFE_S[purpose]),
     )
@@ -83,8 +74,8 @@ def create_link(
 
 
 async def has_enough_links(user_id: str, purpose: str, now: datetime) -> bool:
-    """Whether an account has been given as many links of a purpose as it gets in an hour."""
-    since = now - timedelta(seconds=RECENT_S)
+    """Whether an account has been given as many links of a purpose as it gets."""
+    since = counted_since(purpose, now)
     recent = ActionLink.filter(user_id=user_id, purpose=purpose, created_at__gt=since)
     return await recent.count() >= RECENT_LIMIT
 

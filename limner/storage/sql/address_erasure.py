@@ -10,15 +10,17 @@ import re
 import unicodedata
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TypeVar
 
 from tortoise.expressions import Q
 from tortoise.models import Model
 from tortoise.queryset import QuerySet
 
+from limner.core.errors import Conflict
 from limner.storage.sql.comments import Comment
 from limner.storage.sql.deliveries import Delivery
-from limner.storage.sql.erasure import CONSUMER, PIECE, Eraser
+from limner.storage.sql.erasure import CONSUMER, PIECE, TRIES, Eraser
 from limner.storage.sql.language import LanguageAnswer
 from limner.storage.sql.mailbox import MailboxMail
 from limner.storage.sql.messaging import DeadLetter, OutboxRow
@@ -26,8 +28,11 @@ from limner.storage.sql.reading import batches
 from limner.storage.sql.suppressions import forget_address
 from limner.storage.sql.tasks import Task
 
-CARRIERS = ("mailer.send", "mailer.link", "mailer.account", "generator.generate")
+OF_OWNERS = ("mailer.link", "mailer.account", "generator.generate")
+CARRIERS = ("mailer.send", *OF_OWNERS)
 """Commands that may carry an address; all others carry ids."""
+FORGET = "sweeper.forget"
+"""Carries one too. It must not be taken back while it waits: it may be the one at work."""
 REDACTED = b"{}"
 
 Mentions = Callable[[str], bool]
@@ -55,26 +60,51 @@ class AddressEraser:
         eraser: what erases single objects.
         forms: the address as it may be stored, in lower case.
         mentions: whether a text names the address, also spelled out; may be slow, runs in threads.
+        until: only what was made until then; None: everything.
     """
 
     eraser: Eraser
     forms: Sequence[str]
     mentions: Mentions
+    until: datetime | None = None
 
     async def erase(self) -> Erased:
         """Erase what tasks, comments, mails, stored answers and messages know of the address.
 
         A suppression stays as a hash, so that nobody writes to it all the same.
+
+        Raises:
+            Conflict: an object moved on each time it was tried.
         """
         erased = Erased()
+        # Before the tasks, with which the mails of their deliveries go uncounted.
+        erased.mails = await self._mails()
         erased.tasks = await self._tasks()
         erased.comments = await self._comments()
         erased.deliveries = await self.eraser.deliveries(Delivery.filter(self._is("address")))
-        erased.mails = await self.eraser.mails(MailboxMail.filter(self._is("recipient")))
+        erased.mails += await self._mails()
         erased.language_answers = await self._answers()
-        erased.messages = await self._letters() + await self._waiting()
+        erased.messages = await self._letters((*CARRIERS, FORGET)) + await self._waiting(CARRIERS)
+        await self._hide_suppression()
         await self._rest()
         return erased
+
+    async def forget_owner(self) -> None:
+        """Erase what is left of who had an account with the address, and has deleted it.
+
+        What other accounts have for the address is theirs and stays: tasks, comments, mails that
+        belong to no account, identities.
+        """
+        await self._answers()
+        await self._letters((*OF_OWNERS, FORGET))
+        await self._waiting(OF_OWNERS)
+        await self._hide_suppression()
+
+    def _old(self, rows: "QuerySet[M]") -> "QuerySet[M]":
+        return rows if self.until is None else rows.filter(created_at__lte=self.until)
+
+    async def _mails(self) -> int:
+        return await self.eraser.mails(MailboxMail.filter(self._is("recipient")))
 
     def _is(self, column: str) -> Q:
         return Q(*(Q(**{f"{column}__iexact": form}) for form in self.forms), join_type="OR")
@@ -90,18 +120,31 @@ class AddressEraser:
     async def _comments(self) -> int:
         """Erase comments that name the address, whatever was found in them at the time."""
         erased = 0
-        rows = Comment.exclude(text="")
+        rows = Comment.filter(~Q(text="", author=""))
         async for comment in self._naming(rows, lambda row: [row.text, row.author]):
-            task = await Task.get_or_none(comment_id=comment.id)
-            if task is not None:
-                await self._wish(task)
-            await self.eraser.comment(comment)
+            await self._comment(comment)
             erased += 1
         return erased
 
+    async def _comment(self, comment: Comment) -> None:
+        """Erase one, with what has come of it until then.
+
+        Raises:
+            Conflict: it moved on each time it was tried.
+        """
+        for _ in range(TRIES):
+            task = await Task.get_or_none(comment_id=comment.id)
+            if task is not None:
+                await self._wish(task)
+            if await self.eraser.comment(comment):
+                return
+            # It was read meanwhile, and may have become a task.
+            comment = await Comment.get(id=comment.id)
+        raise Conflict("a comment moves on too fast to be erased; try again", code="stale")
+
     async def _wish(self, task: Task) -> None:
         """Erase a task whose comment names the address; one for another address only forgets it."""
-        if not task.email:
+        if not task.email or task.email.lower() in self.forms:
             await self.eraser.task(task.id)
             return
         work = self.eraser.units.open(CONSUMER)
@@ -110,15 +153,16 @@ class AddressEraser:
 
     async def _answers(self) -> int:
         erased = 0
-        async for row in self._naming(LanguageAnswer.all(), lambda row: leaves(row.answer)):
+        rows = LanguageAnswer.all()
+        async for row in self._naming(rows, lambda row: leaves(row.answer)):
             await self._run("DELETE FROM language_answers WHERE id = ?", row.id)
             erased += 1
         return erased
 
-    async def _letters(self) -> int:
+    async def _letters(self, topics: Sequence[str]) -> int:
         """Empty the dead letters that carry the address; there is nothing left to send again."""
         erased = 0
-        rows = DeadLetter.filter(topic__in=CARRIERS)
+        rows = DeadLetter.filter(topic__in=topics)
         async for row in self._naming(rows, lambda row: texts_of(row.body)):
             await self._run(
                 "UPDATE dead_letters SET body = ?, detail = '' WHERE id = ?", REDACTED, row.id
@@ -131,10 +175,10 @@ class AddressEraser:
             erased += 1
         return erased
 
-    async def _waiting(self) -> int:
+    async def _waiting(self, topics: Sequence[str]) -> int:
         """Take back messages to the address that wait to be handled."""
         erased = 0
-        rows = OutboxRow.filter(topic__in=CARRIERS)
+        rows = OutboxRow.filter(topic__in=topics)
         async for row in self._naming(rows, lambda row: texts_of(row.body)):
             await self._run("DELETE FROM outbox WHERE id = ?", row.id)
             erased += 1
@@ -152,16 +196,18 @@ class AddressEraser:
         def names(text: str) -> bool:
             return bool(pattern.search(normal(text))) or self.mentions(text)
 
-        async for batch in batches(rows, "created_at"):
+        async for batch in batches(self._old(rows), "created_at"):
             for row in await asyncio.to_thread(named, batch):
                 yield row
 
-    async def _rest(self) -> None:
-        """Erase what belongs to somebody else's account, and hide the suppression."""
+    async def _hide_suppression(self) -> None:
         work = self.eraser.units.open(CONSUMER)
         for form in self.forms:
             work.step(forget_address(form))
         await self.eraser.units.commit(work)
+
+    async def _rest(self) -> None:
+        """Erase what belongs to somebody else's account."""
         for form in self.forms:
             await self._run("DELETE FROM action_links WHERE LOWER(email) = ?", form)
             await self._run("UPDATE identities SET email = '' WHERE LOWER(email) = ?", form)
@@ -170,15 +216,21 @@ class AddressEraser:
         await self.eraser.database.write().execute(sql, values)
 
 
+LETTERS = r"a-z0-9\u00c0-\u024f\u0370-\u052f"
+"""Of alphabets whose words stand apart; Chinese is written right up to an address."""
+
+
 def pattern_of(forms: Sequence[str]) -> re.Pattern[str]:
     """Give what finds an address in a text in normal form, and not in a longer address.
 
-    Before it is no character of a local part (RFC 5322 section 3.2.3) and behind it no label goes
-    on and none follows: anna@example.com is neither in joanna@example.com nor in
-    anna@example.com.au.
+    Before it is nothing that mail providers give in local parts: anna@example.com is not in
+    joanna@example.com, but it is in ?email=anna@example.com, although RFC 5322 (section 3.2.3)
+    allows ``?email=anna`` as well. Behind it no label goes on and none follows: it is neither in
+    anna@example.com.au nor in anna@example.com-x.org, but it is in anna@example.com-thanks.
     """
     either = "|".join(re.escape(normal(form)) for form in forms)
-    return re.compile(rf"(?<![a-z0-9.!#$%&'*+/=?^_`{{|}}~-])(?:{either})(?![a-z0-9-]|\.[a-z0-9])")
+    longer = rf"[{LETTERS}]|-[a-z0-9-]*+\.[a-z0-9]|\.[a-z0-9]"
+    return re.compile(rf"(?<![{LETTERS}.+_-])(?:{either})(?!{longer})")
 
 
 def normal(text: str) -> str:

@@ -226,6 +226,7 @@ def _config(url: str, dialect: Dialect) -> dict[str, Any]:
             "journal_mode": "WAL",
             "synchronous": "FULL",
             "foreign_keys": "ON",
+            "secure_delete": "ON",
             "busy_timeout": BUSY_TIMEOUT_MS,
         }
     engine = f"limner.storage.sql.{dialect}"

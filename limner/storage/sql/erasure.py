@@ -6,7 +6,7 @@ them: a comment's id keeps it from being read twice, a task's states keep the nu
 audit log is not touched; its lines hold ids.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,9 @@ from limner.storage.sql.connection import Connection, marks
 from limner.storage.sql.database import Database
 from limner.storage.sql.deliveries import Delivery
 from limner.storage.sql.jobs import CANCELLED, QUEUED, RUNNING, Job
+from limner.storage.sql.language import LanguageAnswer
 from limner.storage.sql.mailbox import MailboxMail
+from limner.storage.sql.reading import batches
 from limner.storage.sql.sources import Source, delete_source
 from limner.storage.sql.tasks import Task
 from limner.storage.sql.users import avatars_of
@@ -45,7 +47,13 @@ NO_TASK: dict[str, Any] = {
     "result_type": "",
     "poster_key": "",
 }
-NO_JOB: dict[str, Any] = {"prompt": "", "negative_prompt": "", "outputs": [], "error": ""}
+NO_JOB: dict[str, Any] = {
+    "prompt": "",
+    "negative_prompt": "",
+    "outputs": [],
+    "warnings": [],
+    "error": "",
+}
 NO_DELIVERY: dict[str, Any] = {"address": "", "subject": "", "variables": {}, "error": ""}
 NO_SOURCE: dict[str, Any] = {
     "name": ERASED,
@@ -87,7 +95,9 @@ class Eraser:
             comment = await Comment.get_or_none(id=task.comment_id)
             if comment is not None:
                 work.change(comment, **NO_COMMENT)
-            for delivery in await Delivery.filter(task_id=task_id):
+            deliveries = await Delivery.filter(task_id=task_id)
+            await self._kept_mails(deliveries)
+            for delivery in deliveries:
                 _blank_delivery(work, delivery)
             for job in jobs:
                 _blank_job(work, job)
@@ -135,12 +145,19 @@ class Eraser:
         """Erase the mails that ``rows`` finds and give how many."""
         erased = 0
         while found := await rows.exclude(address="").limit(PIECE):
+            await self._kept_mails(found)
             for delivery in found:
                 work = self.units.open(CONSUMER)
                 _blank_delivery(work, delivery)
                 await self.units.commit(work)
             erased += len(found)
         return erased
+
+    async def _kept_mails(self, deliveries: Sequence[Delivery]) -> None:
+        """Erase what the mailbox has kept of these mails."""
+        names = [delivery.message_id for delivery in deliveries]
+        if names:
+            await self.mails(MailboxMail.filter(message_id__in=names))
 
     async def mails(self, rows: "QuerySet[MailboxMail]") -> int:
         """Erase the mailbox's mails that ``rows`` finds, with their objects; give how many."""
@@ -163,9 +180,10 @@ class Eraser:
         for source in sources:
             await self._source(source)
         limit -= len(sources)
-        tasks = await Task.filter(_with_content(user_id)).limit(limit).values_list("id", flat=True)
-        for ident in map(str, tasks):
-            await self.task(ident)
+        tasks = await Task.filter(_with_content(user_id)).limit(limit)
+        await self._answers({task.email.lower() for task in tasks if task.email})
+        for task in tasks:
+            await self.task(task.id)
         jobs = await Job.filter(user_id=user_id).exclude(prompt="").limit(limit)
         for job in jobs:
             await self.job(job.id)
@@ -189,16 +207,46 @@ class Eraser:
             await self.comment(comment)
         return len(found)
 
-    async def comment(self, comment: Comment) -> None:
-        """Erase what a comment says and who wrote it."""
+    async def comment(self, comment: Comment) -> bool:
+        """Erase what a comment says and who wrote it; False if it has moved on meanwhile.
+
+        One that is still to be read, or is being read, is ignored: nothing may come of it.
+        """
         work = self.units.open(CONSUMER)
-        work.change(comment, **NO_COMMENT)
-        await self.units.commit(work)
+        if comment.state == "new":
+            work.move(comment, expected="new", to="ignored", **NO_COMMENT)
+        else:
+            work.change(comment, guard={"state": comment.state}, **NO_COMMENT)
+        return await self.units.commit(work) is not Commit.STALE
+
+    async def _answers(self, addresses: Set[str]) -> None:
+        """Erase what the language model answered about wishes for these addresses."""
+        if not addresses:
+            return
+        writer = self.database.write()
+        async for batch in batches(LanguageAnswer.all(), "created_at"):
+            for row in batch:
+                if str(row.answer.get("email") or "").lower() in addresses:
+                    await writer.execute("DELETE FROM language_answers WHERE id = ?", [row.id])
 
     async def _forget_sessions(self, user_id: str) -> None:
         writer = self.database.write()
         for table in ("refresh_tokens", "sessions"):
             await writer.execute(f"DELETE FROM {table} WHERE user_id = ?", [user_id])  # noqa: S608
+
+
+async def is_erasing(database: Database) -> bool:
+    """Whether anything is still to be erased of deleted accounts, or of jobs of erased tasks."""
+    account = (
+        "SELECT 1 FROM users WHERE state = 'deleted' AND NOT EXISTS (SELECT 1 FROM audit "
+        "WHERE audit.subject = users.id AND audit.event = 'user.erased') LIMIT 1"
+    )
+    job = (
+        "SELECT 1 FROM jobs JOIN tasks ON tasks.id = jobs.task_id "
+        "WHERE jobs.prompt <> '' AND tasks.prompt = '' LIMIT 1"
+    )
+    reader = database.read()
+    return bool(await reader.query(account) or await reader.query(job))
 
 
 def _with_content(user_id: str) -> Q:

@@ -46,11 +46,12 @@ class Wish(NamedTuple):
 
 
 class Newest(NamedTuple):
-    """The newest line of an object: its number and its row's id."""
+    """The newest line of an object: its number and its row's id; ``old`` the newest settled one."""
 
     object_id: str
     n: int
     id: int
+    old: "Newest | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,22 +184,28 @@ async def lines_of(connection: Connection, user_id: str, after: int, limit: int)
 
 
 async def newest_of(
-    connection: Connection, user_ids: Sequence[str], after: int
+    connection: Connection, user_ids: Sequence[str], after: int, settled: int = 0
 ) -> dict[str, list[Newest]]:
     """Give by account the newest line of each of its objects, of lines behind the row ``after``.
+
+    ``settled`` is a settled id: up to there an object's lines count as old.
 
     Raises:
         EngineUnavailable: the database does not answer.
     """
     rows = await connection.query(
-        "SELECT user_id, object_id, MAX(n) AS n, MAX(id) AS id FROM timeline "  # noqa: S608 - marks
-        f"WHERE user_id IN ({marks(user_ids)}) AND id > ? GROUP BY user_id, object_id",
-        [*user_ids, after],
+        "SELECT user_id, object_id, MAX(n) AS n, MAX(id) AS id, "  # noqa: S608 - marks only
+        "MAX(CASE WHEN id <= ? THEN n END) AS old_n, MAX(CASE WHEN id <= ? THEN id END) AS old_id "
+        f"FROM timeline WHERE user_id IN ({marks(user_ids)}) AND id > ? "
+        "GROUP BY user_id, object_id",
+        [settled, settled, *user_ids, after],
     )
     found: dict[str, list[Newest]] = {}
     for row in rows:
-        newest = Newest(row["object_id"], row["n"], row["id"])
-        found.setdefault(row["user_id"], []).append(newest)
+        ident, old = row["object_id"], None
+        if row["old_n"] is not None:
+            old = Newest(ident, row["old_n"], row["old_id"])
+        found.setdefault(row["user_id"], []).append(Newest(ident, row["n"], row["id"], old))
     return found
 
 

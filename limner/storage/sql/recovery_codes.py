@@ -63,7 +63,8 @@ def _grouped(code: str) -> str:
 
 def drop_second_factor(work: UnitOfWork, user: User) -> None:
     """Take the second factor of an account away in ``work``, with its recovery codes."""
-    work.change(user, totp_sealed=None, totp_enabled_at=None, totp_last_step=0)
+    guard = {"state": ("active", "disabled")}
+    work.change(user, guard=guard, totp_sealed=None, totp_enabled_at=None, totp_last_step=0)
     work.step(drop_codes(user.id))
 
 

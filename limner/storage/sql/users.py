@@ -120,10 +120,10 @@ def tell_of_role(work: UnitOfWork, user: User, role: str) -> None:
     notify(work, user.id, "user.role_changed", data={"role": role})
 
 
-async def delete_user(work: UnitOfWork, user: User, rest: Message, *, because: str) -> None:
+async def delete_user(work: UnitOfWork, user: User, *rest: Message, because: str) -> None:
     """Turn an account into a tombstone in ``work``: whoever it was is gone at the commit.
 
-    Sessions and keys end with it. ``rest`` is the command that erases, piece by piece, what the
+    Sessions and keys end with it. ``rest`` are the commands that erase, piece by piece, what the
     account had made. The audit log keeps its lines, which hold ids and no names.
 
     Raises:
@@ -145,5 +145,6 @@ async def delete_user(work: UnitOfWork, user: User, rest: Message, *, because: s
 
     work.step(clear)
     work.forget(*map(str, keys))
-    work.send(rest)
+    for command in rest:
+        work.send(command)
     work.audit("user.deleted", subject=user.id, data={"because": because})

@@ -1,6 +1,8 @@
 """What becomes of a picture: its middle, the right way up, and nothing else of it."""
 
+import ctypes
 import io
+import os
 import resource
 import signal
 import struct
@@ -205,6 +207,7 @@ def ran(monkeypatch: pytest.MonkeyPatch, picture: bytes) -> tuple[int, bytes]:
     pipes = Pipes(picture)
     monkeypatch.setattr(portrait, "sys", pipes)
     monkeypatch.setattr(portrait, "confine", lambda: None)
+    monkeypatch.setattr(portrait, "withdraw", lambda: None)
     return portrait.main(), pipes.stdout.buffer.getvalue()
 
 
@@ -242,16 +245,19 @@ def test_memory_that_runs_out_has_its_own_exit_code(monkeypatch: pytest.MonkeyPa
     assert ran(monkeypatch, b"x") == (portrait.TOO_MUCH_MEMORY, b"")
 
 
+@pytest.mark.parametrize("step", ["confine", "withdraw"])
 @pytest.mark.parametrize("error", [OSError, ValueError, ImportError])
 def test_without_limits_nothing_is_read(
-    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception], step: str
 ) -> None:
     def refused() -> None:
         raise error
 
     pipes = Pipes(written(quarters(), "PNG"))
     monkeypatch.setattr(portrait, "sys", pipes)
-    monkeypatch.setattr(portrait, "confine", refused)
+    monkeypatch.setattr(portrait, "confine", lambda: None)
+    monkeypatch.setattr(portrait, "withdraw", lambda: None)
+    monkeypatch.setattr(portrait, step, refused)
     assert portrait.main() == portrait.NOT_CONFINED
     assert pipes.stdin.buffer.tell() == 0
 
@@ -275,6 +281,91 @@ def test_every_limit_is_set_and_none_is_raised(monkeypatch: pytest.MonkeyPatch) 
         resource.RLIMIT_NPROC: (0, 0),
     }
     assert alarms == [portrait.WALL_S]
+
+
+@pytest.mark.parametrize("error", [None, OSError, ImportError, AttributeError])
+def test_no_descriptor_is_left_whether_or_not_there_is_a_wall(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception] | None
+) -> None:
+    done: list[Any] = []
+
+    def wall_off() -> None:
+        done.append("wall")
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(portrait, "wall_off", wall_off)
+    monkeypatch.setattr(resource, "setrlimit", lambda *limit: done.append(limit))
+    portrait.withdraw()
+    assert done == ["wall", (resource.RLIMIT_NOFILE, (0, 0))]
+
+
+class Library:
+    """Stands for the system's library, with a Landlock of some version or none."""
+
+    def __init__(self, version: int, ruleset: int = 3) -> None:
+        self.version, self.ruleset = version, ruleset
+        self.calls: list[tuple[Any, ...]] = []
+        self.syscall = Syscall(self)
+
+    def prctl(self, *given: Any) -> int:
+        self.calls.append(("prctl", given[0], *(one.value for one in given[1:])))
+        return 0
+
+
+class Syscall:
+    restype: Any = None
+
+    def __init__(self, library: Library) -> None:
+        self.library = library
+
+    def __call__(self, number: Any, *given: Any) -> int:
+        if number.value == portrait.RESTRICT_SELF:
+            self.library.calls.append(("restrict", given[0].value, given[1]))
+            return 0
+        if given[0] is None:
+            assert given[2] == 1
+            return self.library.version
+        self.library.calls.append(("rules", list(given[0]), given[1].value, given[2]))
+        return self.library.ruleset
+
+
+def walled(monkeypatch: pytest.MonkeyPatch, library: Library) -> list[tuple[Any, ...]]:
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
+    monkeypatch.setattr(os, "close", lambda number: library.calls.append(("close", number)))
+    portrait.wall_off()
+    monkeypatch.undo()
+    return library.calls
+
+
+@pytest.mark.parametrize(
+    ("version", "files", "scopes"),
+    [
+        (1, 0x1FFF, 0),
+        (2, 0x1FFF, 0),
+        (3, 0x5FFF, 0),
+        (5, 0x5FFF, 0),
+        (6, 0x5FFF, 3),
+        (9, 0x5FFF, 3),
+    ],
+)
+def test_the_wall_is_as_high_as_the_kernel_knows(
+    monkeypatch: pytest.MonkeyPatch, version: int, files: int, scopes: int
+) -> None:
+    assert walled(monkeypatch, Library(version)) == [
+        ("rules", [files, 0, scopes], 24, 0),
+        ("prctl", 38, 1, 0, 0, 0),
+        ("restrict", 3, 0),
+        ("close", 3),
+    ]
+
+
+def test_a_kernel_without_walls_is_asked_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert walled(monkeypatch, Library(-1)) == []
+    assert [call[0] for call in walled(monkeypatch, Library(6, ruleset=-1))] == ["rules"]
+    other = Library(6)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert walled(monkeypatch, other) == []
 
 
 def test_the_program_names_nothing_of_the_service() -> None:

@@ -11,10 +11,11 @@ import sys
 import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from limner.actors.images import portrait, portraits
 from limner.actors.images.portraits import PNG, Portraits, looks_like_a_picture
@@ -27,6 +28,7 @@ spec = importlib.util.spec_from_file_location("portrait", {portrait.__file__!r})
 portrait = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(portrait)
 """
+ORIENTATION, GPS = 0x0112, 0x8825
 HANG = "import time\ntime.sleep(50)"
 
 
@@ -87,6 +89,42 @@ async def test_a_picture_becomes_a_portrait(kind: str) -> None:
     pixel = image.convert("RGB").getpixel((128, 128))
     assert isinstance(pixel, tuple)
     assert max(abs(one - wanted) for one, wanted in zip(pixel, (0, 128, 128), strict=True)) < 4
+
+
+def rich() -> dict[str, bytes]:
+    """Give pictures with all that decoders look at beside the pixels."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    exif.get_ifd(GPS).update({1: "N", 2: (52.0, 31.0, 0.0)})
+    xmp = b'<x:xmpmeta><tiff:Orientation="6"/></x:xmpmeta>'
+    notes = PngImagePlugin.PngInfo()
+    notes.add_itxt("XML:com.adobe.xmp", xmp.decode())
+    notes.add_text("Author", "Żółw", zip=True)
+    extra: dict[str, Any] = {"exif": exif.tobytes(), "icc_profile": b"a profile"}
+    image = Image.effect_noise((300, 200), 50)
+    more = [Image.new("RGB", (300, 200), "red")]
+    kinds: list[tuple[str, Image.Image, str, dict[str, Any]]] = [
+        ("PNG", image, "PNG", {**extra, "pnginfo": notes}),
+        ("palette", image.convert("P"), "PNG", {"transparency": 3}),
+        ("deep", image.convert("I;16"), "PNG", {}),
+        ("moving PNG", more[0], "PNG", {"save_all": True, "append_images": [image]}),
+        ("JPEG", image.convert("RGB"), "JPEG", {**extra, "xmp": xmp, "comment": b"x"}),
+        ("CMYK", image.convert("CMYK"), "JPEG", {"progressive": True}),
+        ("MPO", image.convert("RGB"), "MPO", {"save_all": True, "append_images": more}),
+        ("WebP", image.convert("RGBA"), "WEBP", {**extra, "xmp": xmp}),
+        ("moving WebP", more[0], "WEBP", {"save_all": True, "append_images": [image]}),
+    ]
+    made: dict[str, bytes] = {}
+    for name, one, kind, options in kinds:
+        file = io.BytesIO()
+        one.save(file, kind, **options)
+        made[name] = file.getvalue()
+    return made
+
+
+async def test_what_the_decoders_need_is_there_before_nothing_can_be_opened() -> None:
+    for name, content in rich().items():
+        assert await Portraits().make(content) == portrait.portrait_of(content), name
 
 
 @pytest.mark.parametrize(

@@ -303,6 +303,7 @@ async def test_the_sweepers_messages_have_handlers(ports: Ports) -> None:
     assert sorted(actor.handlers) == [
         "sweeper.clean",
         "sweeper.erase",
+        "sweeper.forget",
         "sweeper.retain",
         "sweeper.rotate_keys",
     ]

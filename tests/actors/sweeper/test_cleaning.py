@@ -313,7 +313,7 @@ async def test_comments_of_which_nothing_came_are_erased(stage: Stage) -> None:
         ("suppressed", True),
         ("pending", False),
         ("sending", False),
-        ("unknown", False),
+        ("unknown", True),
     ],
 )
 async def test_deliveries_that_have_ended_forget_to_whom(
@@ -325,7 +325,9 @@ async def test_deliveries_that_have_ended_forget_to_whom(
             state=state,
             address="reader@example.org",
             message_id=f"<{days}@limner.test>",
+            subject="Hello reader",
             variables={"text": "Hello"},
+            error="550 no mailbox reader@example.org",
             created_at=ago(stage.ports, days),
         )
         for days in (91, 89)
@@ -333,8 +335,51 @@ async def test_deliveries_that_have_ended_forget_to_whom(
     await stage.keep(*rows)
     await retain(stage)
     old, young = [await Delivery.get(id=row.id) for row in rows]
-    assert ((old.address, old.variables) == ("", {})) is erased
-    assert (young.address, young.variables) == ("reader@example.org", {"text": "Hello"})
+    left = (old.address, old.subject, old.variables, old.error)
+    assert (left == ("", "", {}, "")) is erased
+    assert all(left) is not erased
+    assert all((young.address, young.subject, young.variables, young.error))
+
+
+async def test_a_delivery_without_an_address_forgets_its_words_too(stage: Stage) -> None:
+    row = Delivery(
+        id="delivery_1",
+        state="failed",
+        address="",
+        message_id="<1@limner.test>",
+        error="550 no mailbox reader@example.org",
+        created_at=ago(stage.ports, 91),
+    )
+    await stage.keep(row)
+    await retain(stage)
+    assert (await Delivery.get(id=row.id)).error == ""
+
+
+@pytest.mark.parametrize(
+    ("state", "erased"), [("emailed", True), ("cancelled", True), ("unknown", False)]
+)
+async def test_a_mail_of_which_nobody_knows_is_kept_as_long_as_its_task(
+    stage: Stage, state: str, erased: bool
+) -> None:
+    task, _ = await aged(stage, state, 4000)
+    row = Delivery(
+        id="delivery_1",
+        state="unknown",
+        task_id=task.id,
+        address="reader@example.org",
+        message_id="<1@limner.test>",
+        created_at=ago(stage.ports, 4000),
+    )
+    await stage.keep(row)
+    await retain(stage)
+    assert ((await Delivery.get(id=row.id)).address == "") is erased
+
+
+async def test_the_author_of_a_comment_without_words_is_erased(stage: Stage) -> None:
+    row = await commented(stage, 91)
+    await Comment.filter(id=row.id).update(text="")
+    await retain(stage)
+    assert (await Comment.get(id=row.id)).author == ""
 
 
 async def test_kept_mails_and_answers_go_with_their_bytes(stage: Stage) -> None:

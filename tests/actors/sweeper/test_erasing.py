@@ -2,25 +2,33 @@
 
 import itertools
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from limner.actors.generator.messages import Generate
+from limner.actors.mailer.messages import AccountMail, LinkWanted, Send
 from limner.actors.poller.messages import Poll
 from limner.actors.ports import Ports
 from limner.actors.sweeper.actor import build
 from limner.actors.sweeper.erasing import Erasing
-from limner.actors.sweeper.messages import Erase
+from limner.actors.sweeper.messages import Erase, Forget
 from limner.core.clock import HeldClock
 from limner.core.ids import new_id
+from limner.core.message import Message
 from limner.storage.sql.accounts import User
 from limner.storage.sql.audit import AuditLine
 from limner.storage.sql.comments import Comment
 from limner.storage.sql.deliveries import Delivery
 from limner.storage.sql.jobs import RUNNING, Job
+from limner.storage.sql.language import LanguageAnswer
+from limner.storage.sql.mailbox import MailboxMail
+from limner.storage.sql.messaging import DeadLetter, OutboxRow
 from limner.storage.sql.schedules import Schedule
 from limner.storage.sql.sessions import Session
 from limner.storage.sql.sources import Source, create_source
+from limner.storage.sql.suppressions import Suppression, hashed, is_suppressed
 from limner.storage.sql.tasks import Task
 from limner.storage.sql.users import avatars_of
 from tests.fakes.ports import open_ports
@@ -174,6 +182,104 @@ async def test_a_job_that_is_being_made_is_waited_for(stage: Stage) -> None:
     while await stage.waiting():
         await stage.act_later()
     assert (await Job.get(user_id=user.id)).prompt == ""
+
+
+async def mail_of(stage: Stage, message_id: str, recipient: str) -> None:
+    ident = new_id("mail")
+    key = f"mailbox/{ident}.eml"
+    await stage.ports.objects.put(key, b"x", "message/rfc822", size_limit_bytes=10)
+    await stage.keep(
+        MailboxMail(
+            id=ident,
+            message_id=message_id,
+            sender="limner@example.org",
+            recipient=recipient,
+            raw_key=key,
+            size_bytes=1,
+            created_at=stage.ports.clock.now(),
+        )
+    )
+
+
+async def test_what_the_mailbox_has_kept_of_its_mails_goes_too(stage: Stage) -> None:
+    user, other = await person(stage, "deleted"), await person(stage, "active")
+    for one in (user, other):
+        await mail_of(stage, f"<{one.id}@x.test>", "anna@example.com")
+    task = await Task.get(user_id=user.id)
+    await Delivery.filter(user_id=user.id).update(task_id=task.id)
+    await stage.send(Erase(user_id=user.id))
+    while await stage.waiting():
+        await stage.act_later()
+    assert [row.message_id for row in await MailboxMail.all()] == [f"<{other.id}@x.test>"]
+    assert len(await stage.ports.objects.list("mailbox/")) == 1
+
+
+async def test_what_the_model_answered_about_its_wishes_goes_too(stage: Stage) -> None:
+    user, now = await person(stage, "deleted"), stage.ports.clock.now()
+    await Task.filter(user_id=user.id).update(email="Anna@example.com")
+    for ident, email in (("a", "anna@example.com"), ("b", "ben@example.com"), ("c", None)):
+        await stage.keep(LanguageAnswer(id=ident, answer={"email": email}, created_at=now))
+    await stage.send(Erase(user_id=user.id))
+    while await stage.waiting():
+        await stage.act_later()
+    assert {row.id for row in await LanguageAnswer.all()} == {"b", "c"}
+
+
+ANNA, BEN = "anna@example.com", "ben@example.com"
+
+
+def carried(stage: Stage, message: Message, days: float) -> list[DeadLetter | OutboxRow]:
+    """Give a message that waits and one that failed, so many days old."""
+    at = stage.ports.clock.now() - timedelta(days=days)
+    same = {"topic": message.topic, "message_id": new_id("message"), "body": message.to_bytes()}
+    due = stage.ports.clock.now() + timedelta(days=1)
+    return [
+        DeadLetter(
+            **same,
+            id=new_id("dead"),
+            consumer="mailer",
+            attempt=4,
+            reason="attempts_exhausted",
+            created_at=at,
+        ),
+        OutboxRow(**same, id=new_id("row"), due_at=due, publish_after=due, created_at=at),
+    ]
+
+
+async def test_nothing_is_kept_of_a_deleted_accounts_address(stage: Stage) -> None:
+    now = stage.ports.clock.now()
+    await stage.keep(
+        *carried(stage, LinkWanted(purpose="reset-password", address=ANNA), 1),
+        *carried(stage, AccountMail(user_id="user_1", address=ANNA), 1),
+        *carried(stage, Generate(user=ANNA, prompt="a heron"), 1),
+        LanguageAnswer(id="a", answer={"email": ANNA}, created_at=now - timedelta(days=1)),
+        Suppression(id="s", address=ANNA, reason="bounced", created_at=now),
+    )
+    await stage.send(Forget(address=ANNA, until=now))
+    await stage.act()
+    assert {(bytes(row.body), row.state) for row in await stage.dead()} == {(b"{}", "discarded")}
+    assert await stage.waiting() == []
+    assert not await LanguageAnswer.exists()
+    assert (await Suppression.get()).address == hashed(ANNA)
+    assert await is_suppressed(ANNA)
+
+
+async def test_what_others_have_for_a_deleted_accounts_address_stays(stage: Stage) -> None:
+    user, now = await person(stage, "active"), stage.ports.clock.now()
+    kept = await words(user)
+    await mail_of(stage, "<1@x.test>", ANNA)
+    await stage.keep(
+        *carried(stage, Send(to=ANNA, subject="x", text="y"), 1),
+        *carried(stage, LinkWanted(purpose="reset-password", address=BEN), 1),
+        # Of an account that was made with the same address after the deletion.
+        *carried(stage, LinkWanted(purpose="verify-email", address=ANNA), -0.1),
+    )
+    await stage.send(Forget(address=ANNA, until=now))
+    await stage.act()
+    assert await words(user) == kept
+    assert await MailboxMail.filter(recipient=ANNA).count() == 1
+    assert {row.state for row in await stage.dead()} == {"open"}
+    assert len(await stage.waiting()) == len(await stage.dead()) == 3
 
 
 async def test_one_task_is_erased_by_its_id(stage: Stage) -> None:

@@ -68,6 +68,26 @@ async def test_a_resend_is_a_new_delivery_with_an_id_of_its_own(stage: Stage, st
     assert len(messages) == 2
 
 
+@pytest.mark.parametrize("of_task", [True, False])
+async def test_a_resend_that_is_sent_twice_with_a_key_mails_once(
+    stage: Stage, of_task: bool
+) -> None:
+    task_id = (await stage.task("failed")).id if of_task else None
+    row = await delivery(stage, "failed", task_id=task_id)
+    admin = await stage.admin()
+    url, key = f"/api/deliveries/{row.id}/resend", {"Idempotency-Key": "once"}
+    first, again = [await admin.post(url, headers=key) for _ in range(2)]
+    assert (first.status, again.status) == (202, 202)
+    body = await first.json()
+    assert await again.json() == body
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert again.headers["Location"] == first.headers["Location"] == body.pop("status_url")
+    assert await Delivery.all().count() == 2
+    assert await OutboxRow.filter(topic="mailer.deliver").count() == 1
+    shown = await admin.get(f"/api/deliveries/{body['id']}")
+    assert await shown.json() == body, "as it was stored"
+
+
 async def test_a_mail_that_is_no_result_is_sent_again_as_it_was(stage: Stage) -> None:
     row = await delivery(
         stage, "failed", purpose="message", template="message", variables={"subject": "s"}

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from limner.actors.sweeper.erasing import Erasing
+from limner.actors.sweeper.messages import Erase
 from limner.core.clock import HeldClock
 from limner.core.ids import new_id
 from limner.core.unit import Commit
@@ -25,6 +27,7 @@ from limner.storage.sql.suppressions import Suppression, hashed, is_suppressed, 
 from limner.storage.sql.tasks import Task
 from limner.storage.sql.timeline import TimelineLine
 from tests.fakes.front import Stage, problem, staged
+from tests.fakes.ports import ports_of
 
 ANNA = "anna@example.com"
 BEN = "ben@example.com"
@@ -119,6 +122,7 @@ async def drawn(stage: Stage, email: str, state: str = "emailed", **fields: Any)
         task_id=task.id,
         prompt="a heron",
         outputs=[{"key": "jobs/x/1-0.png"}],
+        warnings=["heron: not known, left out"],
     )
     await stage.add(job)
     await put(stage, task.result_key)
@@ -144,7 +148,7 @@ async def test_nothing_that_names_the_address_is_left(stage: Stage, tmp_path: Pa
     sent = await Delivery.get(task_id=task.id)
     assert (sent.address, sent.subject, sent.variables, sent.state) == ("", "", {}, "sent")
     job = await Job.get(task_id=task.id)
-    assert (job.prompt, job.outputs) == ("", [])
+    assert (job.prompt, job.outputs, job.warnings) == ("", [], [])
     lines = await TimelineLine.filter(object_id=task.id)
     assert lines
     assert all((line.detail, line.data) == ("", {}) for line in lines)
@@ -211,7 +215,7 @@ async def test_a_job_that_is_being_made_is_stopped_and_looked_at_again(stage: St
     )
     await stage.add(job)
     await put(stage, f"jobs/{job.id}/1-0.png")
-    await erase(stage)
+    await erase(stage, status=202)
     row = await Job.get(id=job.id)
     assert (row.state, row.cancel_requested) == ("running", True)
     later = await OutboxRow.get(topic="sweeper.erase")
@@ -353,6 +357,11 @@ async def test_the_account_of_the_address_goes_too(stage: Stage) -> None:
     command = await OutboxRow.get(topic="sweeper.erase")
     assert json.loads(bytes(command.body))["user_id"] == user.id
     assert (await AuditLine.get(event="user.deleted")).data == {"because": "erasure"}
+    # As long as not all is erased that the account had made, nobody is told that it is.
+    assert (await erase(stage, status=202))["account"] == 0
+    work = stage.work()
+    await Erasing(ports_of(stage.front)).handle(Erase(user_id=user.id), work)
+    await stage.front.units.commit(work)
     assert (await erase(stage))["account"] == 0
 
 

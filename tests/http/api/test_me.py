@@ -21,11 +21,13 @@ from limner.storage.sql.action_links import ActionLink
 from limner.storage.sql.audit import AuditLine
 from limner.storage.sql.identities import Identity
 from limner.storage.sql.jobs import Job
+from limner.storage.sql.mailbox import MailboxMail
 from limner.storage.sql.messaging import OutboxRow
 from limner.storage.sql.notifications import Notification
 from limner.storage.sql.providers import Provider
 from limner.storage.sql.recovery_codes import RecoveryCode
 from limner.storage.sql.sessions import Session
+from limner.storage.sql.suppressions import Suppression
 from tests.fakes.front import PROVIDER, Stage, problem, staged
 from tests.fakes.nasty_strings import NASTY_STRINGS
 
@@ -334,7 +336,47 @@ async def test_the_last_administrator_cannot_leave(stage: Stage) -> None:
     assert (await client.delete("/api/me")).status == 204
 
 
+@pytest.mark.parametrize("by", ["own_wish", "administrator"])
+async def test_a_deleted_account_has_its_address_forgotten_if_it_was_confirmed(
+    stage: Stage, user: User, by: str
+) -> None:
+    claimed = await stage.user()
+    await User.filter(id=user.id).update(verified_at=stage.clock.now())
+    for one in (user, claimed):
+        if by == "own_wish":
+            deleted = await (await stage.signed_in(one)).delete(
+                "/api/me", json={"password": PASSWORD} if one is user else {}
+            )
+        else:
+            deleted = await (await stage.admin()).delete(f"/api/users/{one.id}")
+        assert deleted.status == 204
+    command = await OutboxRow.get(topic="sweeper.forget")
+    said = json.loads(bytes(command.body))
+    assert said == {"address": user.email, "until": "2026-11-22T12:00:00Z"}
+    assert await OutboxRow.filter(topic="sweeper.erase").count() == 2
+
+
 # Exported
+
+
+async def mailed(stage: Stage, user: User) -> None:
+    """Confirm an address, and store a mail to it, one to another, and a suppression."""
+    now = stage.clock.now()
+    await User.filter(id=user.id).update(verified_at=now)
+    for recipient in ((user.email or "").upper(), "ben@example.com"):
+        ident = new_id("mail")
+        mail = MailboxMail(
+            id=ident,
+            message_id=f"<{ident}@x.test>",
+            sender="limner@example.org",
+            recipient=recipient,
+            raw_key=f"mailbox/{ident}.eml",
+            size_bytes=1,
+            created_at=now,
+        )
+        await stage.add(mail)
+    row = Suppression(id="s", address=user.email or "", reason="unsubscribed", created_at=now)
+    await stage.add(row)
 
 
 async def test_the_export_is_one_json_file_with_everything_and_no_secret(
@@ -346,6 +388,7 @@ async def test_the_export_is_one_json_file_with_everything_and_no_secret(
     await stage.add(
         Job(id=new_id("job"), state="queued", user_id=user.id, task_id=task.id, prompt="a heron")
     )
+    await mailed(stage, user)
     client = await stage.signed_in(user)
     answer = await client.post("/api/me/export")
     assert answer.status == 200
@@ -362,12 +405,16 @@ async def test_the_export_is_one_json_file_with_everything_and_no_secret(
         "sessions": 1,
         "api_keys": 1,
         "identities": 1,
+        "links": 1,
         "notifications": 1,
         "sources": 0,
         "comments": 1,
         "tasks": 1,
         "jobs": 1,
+        "timelines": 2,
         "deliveries": 0,
+        "mailbox": 1,
+        "suppressions": 1,
         "audit": counts["audit"],
     }
     assert counts["audit"] >= 2
@@ -375,6 +422,16 @@ async def test_the_export_is_one_json_file_with_everything_and_no_secret(
     for secret in ("argon2", key.sha256, "sha256", "totp_sealed", other.id):
         assert secret not in text
     assert await AuditLine.exists(event="user.exported", subject=user.id)
+
+
+async def test_who_only_claims_an_address_is_not_told_what_was_sent_to_it(
+    stage: Stage, user: User
+) -> None:
+    await mailed(stage, user)
+    await User.filter(id=user.id).update(verified_at=None)
+    client = await stage.signed_in(user)
+    found = await (await client.post("/api/me/export")).json()
+    assert found["mailbox"] == found["suppressions"] == []
 
 
 async def test_an_export_is_read_in_batches(

@@ -330,6 +330,19 @@ async def test_a_retry_can_be_waited_for(stage: Stage) -> None:
     assert (answer.status, (await answer.json())["state"]) == (202, "needs_review")
 
 
+async def test_an_approval_can_be_waited_for(stage: Stage) -> None:
+    task = await stage.task("needs_review", prompt="a cat", email="anna@example.com")
+    admin = await stage.admin()
+    asked = asyncio.create_task(
+        admin.post(f"/api/tasks/{task.id}/approve", headers={"Prefer": "wait=30"})
+    )
+    await waiting(stage, task.id)
+    await stage.move(task, "failed")
+    answer = await asyncio.wait_for(asked, 5)
+    assert (answer.status, (await answer.json())["state"]) == (202, "failed")
+    assert answer.headers["Preference-Applied"] == "wait=30"
+
+
 async def test_comments_are_listed_and_shown(stage: Stage) -> None:
     task = await stage.task()
     admin = await stage.admin()

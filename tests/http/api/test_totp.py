@@ -14,7 +14,9 @@ from aiohttp.test_utils import TestClient, make_mocked_request
 from limner.core.clock import HeldClock
 from limner.core.errors import EngineUnavailable
 from limner.core.unit import Commit
+from limner.http.api import totp
 from limner.http.auth.callers import Caller
+from limner.http.auth.confirmation import confirm_identity
 from limner.http.auth.passwords import hash_password
 from limner.http.auth.second_factor import TRIES_BURST, check_code
 from limner.http.call import Call
@@ -22,7 +24,7 @@ from limner.storage.sql.accounts import User
 from limner.storage.sql.audit import AuditLine
 from limner.storage.sql.messaging import OutboxRow
 from limner.storage.sql.notifications import Notification
-from limner.storage.sql.recovery_codes import CODES, RecoveryCode
+from limner.storage.sql.recovery_codes import CODES, RecoveryCode, drop_second_factor
 from tests.fakes.front import Stage, problem, staged
 
 PASSWORD = "a heron at the window"
@@ -283,3 +285,45 @@ async def test_a_secret_of_another_account_opens_nothing(
     stage.clock.advance(STEP_S)
     theirs = await stage.signed_in(other)
     assert await proven(theirs, code(stage, secret)) == 503
+
+
+@pytest.mark.parametrize("asked", ["begin", "renew", "remove"])
+async def test_an_account_that_is_deleted_meanwhile_gets_no_second_factor_again(
+    stage: Stage, client: Client, user: User, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    secret = "" if asked == "begin" else (await confirmed(stage, client))[0]
+
+    async def deleting(*given: Any) -> None:
+        await confirm_identity(*given)
+        admin = await stage.admin()
+        assert (await admin.delete(f"/api/users/{user.id}")).status == 204
+
+    monkeypatch.setattr(totp, "confirm_identity", deleting)
+    stage.clock.advance(STEP_S)
+    body = {"password": PASSWORD} | ({"code": code(stage, secret)} if secret else {})
+    if asked == "remove":
+        answer = await client.delete("/api/me/totp", json=body)
+    else:
+        path = "/api/me/totp" if asked == "begin" else "/api/me/totp/recovery-codes"
+        answer = await client.post(path, json=body)
+    assert answer.status == 409
+    left = await User.get(id=user.id)
+    assert (left.state, left.totp_sealed, left.totp_last_step) == ("deleted", None, 0)
+    assert not await RecoveryCode.filter(user_id=user.id).exists()
+
+
+@pytest.mark.parametrize(
+    ("state", "ended"),
+    [("active", Commit.DONE), ("disabled", Commit.DONE), ("deleted", Commit.STALE)],
+)
+async def test_a_second_factor_is_taken_away_unless_the_account_is_gone(
+    stage: Stage, client: Client, user: User, state: str, ended: Commit
+) -> None:
+    await confirmed(stage, client)
+    seen = await User.get(id=user.id)
+    await User.filter(id=user.id).update(state=state)
+    work = stage.work()
+    drop_second_factor(work, seen)
+    assert await stage.front.units.commit(work) is ended
+    left = await User.get(id=user.id)
+    assert left.totp_enabled is (ended is Commit.STALE)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,7 @@ async def test_a_key_can_have_an_end(stage: Stage) -> None:
 
 
 async def test_nobody_gives_a_key_more_than_they_have(stage: Stage) -> None:
-    limited = await stage.client(await stage.key("tasks:read"))
+    limited = await stage.client(await stage.key("tasks:read", "account:write"))
     for scopes, status in [
         (["tasks:read"], 201),
         (["tasks:write"], 403),
@@ -89,9 +90,39 @@ async def test_nobody_gives_a_key_more_than_they_have(stage: Stage) -> None:
     ]:
         assert (await limited.post("/api/keys", json={"scopes": scopes})).status == status
     user = await stage.user("user")
-    ordinary = await stage.client(await stage.key("tasks:read", "sources:write", user=user))
+    ordinary = await stage.client(await stage.key("tasks:read", "account:write", user=user))
     answer = await ordinary.post("/api/keys", json={"scopes": ["admin"]})
     assert answer.status == 403
+
+
+async def test_a_key_without_that_scope_neither_makes_nor_shows_nor_revokes_keys(
+    stage: Stage,
+) -> None:
+    reader = await stage.client(await stage.key("tasks:read"))
+    key = await ApiKey.get()
+    wanted = {"scopes": ["tasks:read"]}
+    assert (await reader.post("/api/keys", json=wanted)).status == 403
+    assert (await reader.get("/api/keys")).status == 403
+    assert (await reader.delete(f"/api/keys/{key.id}")).status == 403
+    assert (await ApiKey.get()).revoked_at is None
+
+
+async def test_a_key_makes_none_that_outlives_it(stage: Stage) -> None:
+    end = stage.clock.now() + timedelta(seconds=60)
+    secret = await stage.key("tasks:read", "account:write", expires_s=60)
+    client = await stage.client(secret)
+    asked = {"scopes": ["tasks:read"]}
+    made = await (await client.post("/api/keys", json=asked)).json()
+    assert datetime.fromisoformat(made["expires_at"]) == end
+    sooner = (end - timedelta(seconds=1)).isoformat()
+    answer = await client.post("/api/keys", json={**asked, "expires_at": sooner})
+    assert answer.status == 201
+    later = (end + timedelta(seconds=1)).isoformat()
+    answer = await client.post("/api/keys", json={**asked, "expires_at": later})
+    assert [one["pointer"] for one in (await problem(answer))["errors"]] == ["/expires_at"]
+    child = await stage.client(made["key"])
+    stage.clock.advance(60)
+    assert (await child.get("/api/tasks")).status == 401
 
 
 async def test_a_scope_that_does_not_exist_is_a_fault(stage: Stage) -> None:

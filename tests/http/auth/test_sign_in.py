@@ -24,6 +24,7 @@ from limner.http.auth.second_factor import sealed_name
 from limner.http.auth.sign_in import right_password, second_step
 from limner.http.call import Call
 from limner.storage.sql.accounts import User
+from limner.storage.sql.sessions import Session
 from tests.fakes.front import Stage, problem, staged
 from tests.fakes.nasty_strings import NASTY_STRINGS
 
@@ -108,13 +109,23 @@ async def test_whatever_is_wrong_the_answer_is_the_same(stage: Stage) -> None:
     assert "invalid_credentials" in body_text
 
 
-async def test_only_who_knows_the_password_learns_that_the_address_is_not_confirmed(
+async def test_an_address_that_is_not_confirmed_opens_nothing_and_says_nothing(
     stage: Stage,
 ) -> None:
-    await account(stage, verified_at=None)
+    user = await account(stage, verified_at=None)
     client = await stage.client()
-    assert await code(await log_in(client, password="wrong one")) == (401, "invalid_credentials")
-    assert await code(await log_in(client)) == (403, "not_verified")
+    said = [
+        await (await log_in(client, email, password)).json()
+        for email in (ANNA, "nobody@example.org")
+        for password in (GOOD, "wrong one")
+    ]
+    assert {(one["code"], one["detail"]) for one in said} == {
+        (
+            "invalid_credentials",
+            "the address or the password is wrong, or the address is not confirmed yet",
+        )
+    }
+    assert not await Session.exists(user_id=user.id)
 
 
 async def test_a_second_factor_is_asked_for_after_the_password_and_each_code_counts_once(

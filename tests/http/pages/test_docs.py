@@ -49,7 +49,7 @@ def test_an_operation_says_what_it_takes(operations: dict[str, Operation]) -> No
     assert fields["Idempotency-Key"].where == "header"
     assert made.access == "needs sources:write"
     assert operations["get_livez"].access == "open to everybody"
-    assert operations["get_keys"].access == "needs an account"
+    assert operations["get_stream"].access == "needs an account"
 
 
 def test_an_operation_says_what_it_answers(operations: dict[str, Operation]) -> None:

@@ -105,7 +105,7 @@ async def test_a_wrong_password_and_an_unknown_address_read_the_same(stage: Stag
         assert paper.sheet("/login").fields["password"] == ""
         said.add(paper.text)
     (text,) = said
-    assert "The address or the password is wrong." in text
+    assert "The address or the password is wrong, or the address is not confirmed yet." in text
 
 
 async def test_too_many_attempts_are_told_to_wait(stage: Stage) -> None:
@@ -142,8 +142,8 @@ async def test_an_unconfirmed_account_can_have_its_mail_sent_again(stage: Stage)
     await account(stage, verified_at=None)
     somebody = await visitor(stage)
     paper = await somebody.send("/login", "/login", email="anna@example.com", password=PASSWORD)
-    assert paper.status == 403
-    assert "Confirm your mail address first." in paper.text
+    assert paper.status == 401
+    assert "the address is not confirmed yet" in paper.text
     paper = await somebody.send(paper, "/verify-email/resend")
     assert paper.path == "/check-mail"
 

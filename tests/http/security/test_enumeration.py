@@ -109,6 +109,16 @@ async def test_a_program_is_told_the_same_for_every_address(stage: Stage, path: 
     assert len(answers) == 1, answers
 
 
+async def test_who_registers_an_address_learns_nothing_by_signing_in(stage: Stage) -> None:
+    client = await stage.client()
+    answers = set()
+    for who in WHO:
+        body = {"email": address_of(who), "password": GOOD + " 3"}
+        assert (await client.post("/api/auth/register", json=body)).status == 201
+        answers.add(await said(await client.post("/api/auth/login", json=body), who))
+    assert len(answers) == 1, answers
+
+
 @pytest.mark.parametrize("path", FORMS)
 async def test_a_page_shows_the_same_for_every_address(stage: Stage, path: str) -> None:
     client = await stage.client()

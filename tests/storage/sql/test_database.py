@@ -192,6 +192,10 @@ async def test_the_folder_of_a_file_is_made_when_it_is_opened(
         assert await database.read().query("PRAGMA journal_mode") == [{"journal_mode": "wal"}]
         assert await database.write().query("PRAGMA synchronous") == [{"synchronous": 2}]
         assert await database.write().query("PRAGMA busy_timeout") == [{"timeout": 5000}]
+        # What is erased must be overwritten; the writer and the readers, which could write too.
+        for connection in (database.write(), database.read()):
+            assert await connection.query("PRAGMA secure_delete") == [{"secure_delete": 1}]
+        assert database.config["connections"]["writer"]["credentials"]["secure_delete"] == "ON"
         assert (tmp_path / "a/b/x.db").is_file()
     finally:
         await database.close()

@@ -10,6 +10,7 @@ from limner.storage.sql import lines as line_reads
 from limner.storage.sql import timeline
 from limner.storage.sql.jobs import Job
 from limner.storage.sql.lines import (
+    Newest,
     Wish,
     by_object,
     ending_of,
@@ -56,6 +57,31 @@ async def test_lines_come_by_object_and_number_with_their_json_as_text(world: Wo
     newest = await newest_of(reader, ["user_1", "user_2"], 0)
     assert {(one.object_id, one.n) for one in newest["user_1"]} == {(first.id, 5), (second.id, 1)}
     assert "user_2" not in newest
+
+
+async def test_the_newest_line_of_an_object_comes_with_its_newest_settled_one(world: World) -> None:
+    early, late = await job(world, "running"), await job(world, "running", "failed")
+    reader = world.sql.database.read()
+    lines, _ = await lines_beyond(reader, [Wish(early.id, 0), Wish(late.id, 0)])
+    ids = {(one.object_id, one.n): one.id for one in lines}
+
+    async def newest(after: int, settled: int) -> dict[str, Newest]:
+        found = await newest_of(reader, ["user_1"], after, settled)
+        return {one.object_id: one for one in found.get("user_1", [])}
+
+    def newest_line(row: Job, n: int, old: int | None = None) -> Newest:
+        before = None if old is None else Newest(row.id, old, ids[row.id, old])
+        return Newest(row.id, n, ids[row.id, n], before)
+
+    second = ids[late.id, 2]
+    assert await newest(0, second) == {
+        early.id: newest_line(early, 2, old=2),
+        late.id: newest_line(late, 5, old=2),
+    }
+    # Old is what lies between the two rows.
+    assert await newest(second, second) == {late.id: newest_line(late, 5)}
+    assert await newest(ids[late.id, 1], second) == {late.id: newest_line(late, 5, old=2)}
+    assert await newest(0, 0) == {early.id: newest_line(early, 2), late.id: newest_line(late, 5)}
 
 
 async def test_a_read_that_is_cut_never_ends_with_the_end(

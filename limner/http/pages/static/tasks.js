@@ -6,7 +6,7 @@ const EVERY_MS = 3000;
 const table = document.getElementById("tasks");
 const body = table.tBodies[0];
 const none = document.getElementById("none");
-let shown = "";
+const WITHOUT_TIME = 4;
 
 function row(task) {
   const made = element("tr");
@@ -24,15 +24,26 @@ function row(task) {
   return made;
 }
 
+// What rows show, but for their times, which are told in other words than they were made with.
+function seen(rows) {
+  const words = (one) => [...one.cells].slice(0, WITHOUT_TIME).map((cell) => cell.textContent);
+  return JSON.stringify([...rows].map((one) => [one.dataset.id, ...words(one)]));
+}
+
 async function refresh() {
   const filter = table.dataset.state ? `?state=${table.dataset.state}` : "";
   const page = await call("GET", `/api/tasks${filter}`);
-  const now = JSON.stringify(page.data.map((task) => [task.id, task.state, task.prompt]));
-  if (now === shown) return;
-  shown = now;
-  body.replaceChildren(...page.data.map(row));
-  none.hidden = page.data.length > 0;
+  const rows = page.data.map(row);
+  if (seen(rows) === seen(body.rows)) return;
+  // Who goes through the links with the keyboard goes on from where they were.
+  const held = body.contains(document.activeElement)
+    ? document.activeElement.closest("tr").dataset.id
+    : null;
+  body.replaceChildren(...rows);
+  none.hidden = rows.length > 0;
   localTimes(body);
+  const again = rows.find((one) => one.dataset.id === held);
+  if (again) again.querySelector("a").focus({ preventScroll: true });
 }
 
 async function follow() {

@@ -22,8 +22,6 @@ class Migration(migrations.Migration):
                 ("user_id", fields.CharField(db_index=True, max_length=48)),
                 ("purpose", fields.CharField(max_length=24)),
                 ("email", fields.CharField(default="", max_length=320)),
-                ("password_hash", fields.CharField(null=True, max_length=255)),
-                ("name", fields.CharField(default="", max_length=200)),
                 ("created_at", fields.DatetimeField(auto_now=False, auto_now_add=False)),
                 (
                     "expires_at",
@@ -35,7 +33,7 @@ class Migration(migrations.Migration):
                 "table": "action_links",
                 "app": "limner",
                 "pk_attr": "id",
-                "table_description": "A link for one use, for one person and one purpose, with what a registration has chosen.",
+                "table_description": "A link for one use, for one person and one purpose.",
             },
             bases=["Model"],
         ),
