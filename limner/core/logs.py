@@ -55,7 +55,9 @@ def redact_text(text: str) -> str:
         kept = next((group for group in match.groups() if group), "")
         return kept + REDACTED
 
-    text = ADDRESS.sub("[address]", CREDENTIALS.sub(hide, text))
+    text = CREDENTIALS.sub(hide, text)
+    if "@" in text:
+        text = ADDRESS.sub("[address]", text)
     return text.replace("\r", "\\r").replace("\n", "\\n")
 
 
