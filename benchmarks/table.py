@@ -24,11 +24,12 @@ def print_result(console: Console, result: Result) -> None:
     console.print(f"\n[bold]{result.name}[/bold]  {result.title}", highlight=False)
     console.print(numbers, style="dim", highlight=False)
     table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("figure", no_wrap=True)
+    # On a narrow terminal names take another line; a figure is never cut.
+    table.add_column("figure", overflow="fold")
     for name in ("median", "least", "most"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for name in ("unit", "should be", ""):
-        table.add_column(name)
+        table.add_column(name, no_wrap=True)
     for figure in result.figures:
         table.add_row(
             figure.name,
