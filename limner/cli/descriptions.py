@@ -4,7 +4,7 @@ import json
 
 import click
 
-from limner.cli.base import cli, command
+from limner.cli.root import cli, command
 
 
 @cli.command()

@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from limner.cli.base import as_json_option, cli, command, with_ports
+from limner.cli.root import as_json_option, cli, command, with_ports
 
 
 @cli.group()

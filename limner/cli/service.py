@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from limner.cli.base import as_json_option, cli, command, load, read, run
+from limner.cli.root import as_json_option, cli, command, load, read, run
 from limner.core import logs
 from limner.core.errors import Invalid
 from limner.core.locks import home_lock

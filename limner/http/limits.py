@@ -14,7 +14,6 @@ the flood ends.
 """
 
 import math
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -26,6 +25,7 @@ from limner.core.cache import Allowance, Cache
 from limner.core.clock import Clock
 from limner.core.errors import EngineUnavailable, TooMany
 from limner.core.logs import get_logger
+from limner.core.recent import Recent
 from limner.core.tunables import Tunables
 from limner.http.auth import cookies
 from limner.http.auth.callers import Caller
@@ -73,44 +73,6 @@ class Rates:
         )
 
 
-class Noted:
-    """Names that were noted within the last ``life_s`` seconds; of too many the oldest go first."""
-
-    def __init__(self, clock: Clock, life_s: float, limit: int = NOTED_LIMIT) -> None:
-        self._clock = clock
-        self._life_s = life_s
-        self._limit = limit
-        self._until_s: OrderedDict[str, float] = OrderedDict()
-
-    def __len__(self) -> int:
-        """Give how many are kept."""
-        return len(self._until_s)
-
-    def __contains__(self, name: str) -> bool:
-        """Whether the name was noted lately."""
-        self._drop()
-        return name in self._until_s
-
-    def note(self, name: str) -> None:
-        """Note a name, anew if it is there."""
-        self.forget(name)
-        self._until_s[name] = self._clock.monotonic() + self._life_s
-        self._drop()
-
-    def forget(self, name: str) -> None:
-        """Forget a name."""
-        self._until_s.pop(name, None)
-
-    def _drop(self) -> None:
-        """Drop those whose time is over; they stand in the order of it."""
-        now_s = self._clock.monotonic()
-        while self._until_s:
-            until_s = next(iter(self._until_s.values()))
-            if until_s > now_s and len(self._until_s) <= self._limit:
-                return
-            self._until_s.popitem(last=False)
-
-
 class Buckets:
     """Token buckets in the cache, or in this process while the cache is away.
 
@@ -130,8 +92,8 @@ class Buckets:
         self._spare = spare
         self._clock = clock
         self._asked_again_at_s: float | None = None
-        self.doubted = Noted(clock, DOUBTED_S)
-        self.good = Noted(clock, GOOD_S)
+        self.doubted = Recent[bool](clock, DOUBTED_S, NOTED_LIMIT)
+        self.good = Recent[bool](clock, GOOD_S, NOTED_LIMIT)
 
     async def take(self, bucket: str, per_s: float, burst: int) -> Allowance:
         """Take one unit from a bucket that fills by ``per_s`` up to ``burst``."""
@@ -208,19 +170,19 @@ async def take(
     buckets, credential = request.app[BUCKETS], _credential(front, request)
     rates = await _rates(front, request.app)
     if caller.is_known:
-        buckets.good.note(credential)
+        buckets.good.note(credential, True)
         await _take(request, rates.account, caller.id)
         return
     buckets.good.forget(credential)
     address = client_address(front, request)
     if is_counted:
-        buckets.doubted.note(address)
+        buckets.doubted.note(address, True)
         return
     try:
         await _take(request, rates.anonymous, address)
     except TooMany:
         if caller.fault is not None:
-            buckets.doubted.note(address)
+            buckets.doubted.note(address, True)
         raise
 
 

@@ -479,16 +479,22 @@ async def test_a_long_run_keeps_its_lease(stage: Stage, monkeypatch: pytest.Monk
     assert (await first).status == 201
 
 
-@pytest.mark.parametrize("trouble", [EngineUnavailable("away"), Deadlocked("undone")])
-async def test_a_lease_that_cannot_be_renewed_or_given_back_ends_by_itself(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch, trouble: Exception
-) -> None:
+def failing(trouble: Exception) -> tuple[list[str], Callable[..., Awaitable[bool]]]:
+    """Give a call of the store that always fails, and a list of how often it was made."""
     tries: list[str] = []
 
     async def fail(*_: Any) -> bool:
         tries.append("renew")
         raise trouble
 
+    return tries, fail
+
+
+@pytest.mark.parametrize("trouble", [EngineUnavailable("away"), Deadlocked("undone")])
+async def test_a_lease_that_cannot_be_renewed_or_given_back_ends_by_itself(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    tries, fail = failing(trouble)
     client = await stage.admin()
     with monkeypatch.context() as patched, capture_logs() as logs:
         patched.setattr(idempotency, "RENEWED_EVERY_S", 0.001)
@@ -517,12 +523,7 @@ async def test_a_lease_that_cannot_be_renewed_or_given_back_ends_by_itself(
 async def test_an_answer_that_was_committed_is_given_though_its_lease_was_not_renewed(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, trouble: Exception
 ) -> None:
-    tries: list[str] = []
-
-    async def fail(*_: Any) -> bool:
-        tries.append("renew")
-        raise trouble
-
+    tries, fail = failing(trouble)
     client = await stage.admin()
     held = await hold_commits(stage, monkeypatch)
     with monkeypatch.context() as patched:

@@ -22,7 +22,7 @@ from limner.core.settings import HttpSettings
 from limner.core.tunables import Tunables
 from limner.http.auth import callers
 from limner.http.auth.callers import Caller, LookUp
-from limner.http.limits import DOUBTED_S, LOOK_AGAIN_S, Buckets, Noted, Rate, Rates
+from limner.http.limits import DOUBTED_S, LOOK_AGAIN_S, Buckets, Rate, Rates
 from limner.http.ports import Front
 from limner.http.server import Options, build_application
 from limner.storage.cache.memory import MemoryCache
@@ -458,21 +458,6 @@ async def test_behind_a_proxy_each_address_is_doubted_for_itself(
     assert (await newcomer.get("/api/tasks", headers=other)).status == 200
     assert (await (await stage.admin()).get("/api/tasks", headers=mine)).status == 429
     assert len(looks) == 1
-
-
-def test_what_is_noted_is_bounded_and_ends(clock: HeldClock) -> None:
-    noted = Noted(clock, 10.0, limit=2)
-    for name in ("a", "b", "a", "c"):
-        noted.note(name)
-    assert [name in noted for name in "abc"] == [True, False, True], "the one of longest ago went"
-    clock.advance(9)
-    noted.note("a")
-    clock.advance(1)
-    assert [name in noted for name in "abc"] == [True, False, False]
-    assert len(noted) == 1
-    noted.forget("a")
-    noted.forget("never there")
-    assert not noted
 
 
 @pytest.mark.parametrize("path", ["/livez?verbose", "/static/docs.css?verbose"])

@@ -9,6 +9,7 @@ from limner.actors.sweeper.unconfirmed import delete_unconfirmed
 from limner.core.logs import get_logger
 from limner.core.objects import SweepsTemporary
 from limner.core.unit import UnitOfWork
+from limner.storage.sql.connection import marks
 from limner.storage.sql.jobs import Job
 from limner.storage.sql.messaging import INBOX_LIFE_DAYS
 from limner.storage.sql.tasks import Task
@@ -138,13 +139,12 @@ class Retainer:
         days = (await self._ports.tunables.current()).retention_days
         before = work.now - timedelta(days=days)
         ended = tuple(Task.ended_states())
-        marks = ", ".join("?" * len(ended))
         writer = self._ports.database.write()
         await writer.execute(
             "UPDATE comments SET text = '', author = '' WHERE created_at < ? "  # noqa: S608 - marks
             "AND (text <> '' OR author <> '') "
             "AND (task_id IS NULL OR task_id IN (SELECT id FROM tasks WHERE updated_at < ? "
-            f"AND state IN ({marks})))",
+            f"AND state IN ({marks(ended)})))",
             [before, before, *ended],
         )
         await writer.execute(
@@ -152,13 +152,13 @@ class Retainer:
             "WHERE created_at < ? AND (address <> '' OR subject <> '' OR error <> '') "
             # What became of a mail may stay unknown; once its task has ended nobody asks any more.
             "AND (state IN ('sent', 'failed', 'suppressed') OR (state = 'unknown' AND (task_id "
-            f"IS NULL OR task_id IN (SELECT id FROM tasks WHERE state IN ({marks})))))",
+            f"IS NULL OR task_id IN (SELECT id FROM tasks WHERE state IN ({marks(ended)})))))",
             [before, *ended],
         )
         erased = await writer.execute(
             "UPDATE tasks SET email = '', comment_text = '', author = '' "  # noqa: S608 - marks only
             "WHERE updated_at < ? AND (email <> '' OR comment_text <> '' OR author <> '') "
-            f"AND state IN ({marks})",
+            f"AND state IN ({marks(ended)})",
             [before, *ended],
         )
         await self._mails(before)

@@ -20,6 +20,7 @@ from limner.http.headers import MEDIA_POLICY, SANDBOX_POLICY
 from limner.http.listing import Listing, Page, page_of, rows_of
 from limner.http.results import link_ttl_s, version_tag
 from limner.http.routes import Result, Route
+from limner.storage.sql.connection import marks
 from limner.storage.sql.mailbox import MailboxMail
 
 MAIL_LIMIT_BYTES = 64 * 1024 * 1024
@@ -255,8 +256,10 @@ async def _remove(call: Call, mails: list[MailboxMail]) -> None:
     idents = [mail.id for mail in mails]
 
     async def write(connection: Any) -> None:
-        marks = ", ".join("?" * len(idents))
-        await connection.execute(f"DELETE FROM mailbox WHERE id IN ({marks})", idents)  # noqa: S608
+        await connection.execute(
+            f"DELETE FROM mailbox WHERE id IN ({marks(idents)})",  # noqa: S608 - marks only
+            idents,
+        )
 
     work.step(write)
     work.audit("mailbox.cleared", data={"mails": len(mails)})

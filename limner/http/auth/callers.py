@@ -7,7 +7,6 @@ its event comes or after ``LIFE_S`` seconds.
 """
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -18,6 +17,7 @@ from aiohttp import web
 
 from limner.core.clock import Clock
 from limner.core.errors import EngineUnavailable, Unauthenticated
+from limner.core.recent import Recent
 from limner.http.auth import access_tokens, cookies
 from limner.http.ports import Front
 from limner.storage.sql.accounts import (
@@ -114,9 +114,7 @@ class RecentCallers:
         self, clock: Clock, limit: int = REMEMBERED_LIMIT, life_s: float = REMEMBERED_S
     ) -> None:
         self._clock = clock
-        self._limit = limit
-        self._life_s = life_s
-        self._seen: OrderedDict[str, tuple[Caller, float]] = OrderedDict()
+        self._seen: Recent[Caller] = Recent(clock, life_s, limit)
 
     def __len__(self) -> int:
         """Give how many are remembered."""
@@ -126,30 +124,18 @@ class RecentCallers:
         """Remember whom the database has just let in, if the scope is theirs."""
         self.forget(credential)
         if OPS_READ in caller.scopes:
-            believed = replace(caller, scopes=frozenset({OPS_READ}))
-            self._seen[credential] = (believed, self._clock.monotonic() + self._life_s)
-        self._drop()
+            self._seen.note(credential, replace(caller, scopes=frozenset({OPS_READ})))
 
     def forget(self, credential: str) -> None:
         """Remember nobody by a credential, e.g. because the database has just refused it."""
-        self._seen.pop(credential, None)
+        self._seen.forget(credential)
 
     def find(self, credential: str) -> Caller | None:
         """Give the caller, with the scope ``ops:read`` alone, if they may still be believed."""
-        self._drop()
-        caller, _ = self._seen.get(credential, (None, 0.0))
+        caller = self._seen.find(credential)
         if caller is None or caller.is_over(self._clock.now()):
             return None
         return caller
-
-    def _drop(self) -> None:
-        """Drop whose time is over, and the oldest of too many; they stand in the order of it."""
-        now_s = self._clock.monotonic()
-        while self._seen:
-            _, until_s = next(iter(self._seen.values()))
-            if until_s > now_s and len(self._seen) <= self._limit:
-                return
-            self._seen.popitem(last=False)
 
 
 _recent: WeakKeyDictionary[Database, RecentCallers] = WeakKeyDictionary()

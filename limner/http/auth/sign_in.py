@@ -75,7 +75,7 @@ def _normal(email: str) -> str:
 
 
 async def _check_second_factor(call: Call, user: User, totp: str | None) -> None:
-    if user.totp_enabled_at is None:
+    if not user.totp_enabled:
         return
     if not totp:
         raise Unauthenticated("this account needs a second factor", code="totp_required")

@@ -160,9 +160,7 @@ def _choices(providers: list[tuple[str, str]], kind: str) -> list[tuple[str, str
 
 async def _data(call: Call, form: FormState = EMPTY) -> web.Response:
     user = await active_user(call.caller.id)
-    return await room(
-        call, "account_data.html", DATA, form, has_password=user.password_hash is not None
-    )
+    return await room(call, "account_data.html", DATA, form, has_password=user.has_password)
 
 
 ROUTES = [

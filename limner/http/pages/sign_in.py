@@ -67,7 +67,7 @@ async def sign_in(call: Call) -> Result:
     typed = await read_form(call, LoginForm)
     try:
         user = await right_password(call, typed.email, typed.password)
-        if user.totp_enabled_at is not None:
+        if user.totp_enabled:
             return await _step(call, EMPTY, _ticket(call, user), typed.next)
         await second_step(call, user)
     except LimnerError as error:

@@ -1,6 +1,6 @@
 """What is kept of an account, table by table, for whoever asks for all of it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,28 +27,39 @@ HIDDEN = frozenset({"password_hash", "sha256", "token", "totp_sealed", "totp_las
 """Hashes and encrypted secrets say nothing about a person and must not leave the service."""
 
 
+def _owned(user: User) -> Q:
+    return Q(user_id=user.id)
+
+
+def _mailed(user: User) -> Q:
+    # Who only claims an address is not told what was sent to it.
+    return Q(recipient__iexact=user.confirmed_email or "")
+
+
+def _suppressed(user: User) -> Q:
+    address = user.confirmed_email or ""
+    return Q(address__in=[address.lower(), hashed(address)])
+
+
+def _done_by_or_to(user: User) -> Q:
+    return Q(actor=user.id) | Q(subject=user.id)
+
+
 @dataclass(frozen=True)
 class Section:
-    """A list in the export: an account's rows of a table, oldest first by the time ``at``."""
+    """A list in the export: an account's rows of a table, oldest first by ``at``.
+
+    ``whose`` chooses the rows of an account.
+    """
 
     name: str
     model: type[Model]
     at: str = "created_at"
+    whose: Callable[[User], Q] = _owned
 
     def batches(self, user: User) -> AsyncIterator[list[Model]]:
         """Read the rows, some hundred at a time."""
-        return batches(self.model.filter(self._whose(user)), self.at)
-
-    def _whose(self, user: User) -> Q:
-        if self.model is AuditLine:
-            return Q(actor=user.id) | Q(subject=user.id)
-        # Who only claims an address is not told what was sent to it.
-        address = user.confirmed_email or ""
-        if self.model is MailboxMail:
-            return Q(recipient__iexact=address)
-        if self.model is Suppression:
-            return Q(address__in=[address.lower(), hashed(address)])
-        return Q(user_id=user.id)
+        return batches(self.model.filter(self.whose(user)), self.at)
 
 
 SECTIONS = (
@@ -63,9 +74,9 @@ SECTIONS = (
     Section("jobs", Job),
     Section("timelines", TimelineLine, "id"),
     Section("deliveries", Delivery),
-    Section("mailbox", MailboxMail),
-    Section("suppressions", Suppression),
-    Section("audit", AuditLine, "at"),
+    Section("mailbox", MailboxMail, whose=_mailed),
+    Section("suppressions", Suppression, whose=_suppressed),
+    Section("audit", AuditLine, "at", _done_by_or_to),
 )
 
 
